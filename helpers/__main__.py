@@ -1,0 +1,160 @@
+"""The command line: `python -m helpers run` executes the notebooks in order, `python -m helpers run --help` lists the settings."""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers.artefacts import new_file, sentences_for_disk_errors
+from helpers.config import PRESETS, ROOT, SUBSETS, Config
+from helpers.corpus.dumps import files_of
+from helpers.errors import ArtefactError, ConfigError, DumpError, UserError
+from helpers.training.loop import chance_loss
+
+LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
+PROBE_BYTES = 1 << 20
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ConfigError(f"{message[0].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command line."""
+    top = _Parser(prog="python -m helpers", description="Embeddings of every paper in a citation dump.")
+    run = top.add_subparsers(dest="command", required=True).add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
+    run.add_argument("--preset", required=True, help=", ".join(PRESETS))
+    run.add_argument("--dump", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, all read into one corpus")
+    run.add_argument("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
+    run.add_argument("--field", help="keep papers with this field of study")
+    run.add_argument("--first-year", type=int, metavar="YEAR", help="keep papers of this year or later")
+    run.add_argument("--last-year", type=int, metavar="YEAR", help="keep papers of this year or earlier")
+    run.add_argument("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
+    run.add_argument("--drop-unrecorded", action="store_true", help="drop cited works that have no record of their own")
+    run.add_argument("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
+    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10)")
+    run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
+    run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
+    run.add_argument("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 when all went well, 2 with one sentence on standard error for bad input, 1 for a fault of ours."""
+    try:
+        given = parser().parse_args(arguments)
+        filters = {
+            name: getattr(given, name) for name in ("field", "first_year", "last_year", "min_degree") if getattr(given, name) is not None
+        }
+        if given.drop_unrecorded:
+            filters["keep_unrecorded"] = False
+        parameters = {
+            "PRESET": given.preset, "DUMPS": given.dump, "SUBSET": given.subset or "", "FILTERS": filters, "OUT": given.out or "",
+            "HELDOUT": given.heldout, "HELDOUT_AFTER": given.heldout_after, "DIMENSIONS": given.dimensions, "EPOCHS": given.epochs,
+        }  # fmt: skip
+        config = Config.of_preset(
+            given.preset, dumps=given.dump, subset=given.subset, out=given.out, heldout=given.heldout, heldout_after=given.heldout_after,
+            dimensions=given.dimensions, epochs=given.epochs, **filters,
+        )  # fmt: skip
+        _check_places(config)
+        return run(config, {**parameters, "DUMPS": list(config.dumps), "OUT": config.out})
+    except UserError as error:
+        print(f"python -m helpers: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. Run the same command again to go on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _check_places(config: Config) -> None:
+    """Raise a UserError where a dump is missing or `out` cannot be written: before anything is."""
+    if not config.dumps:
+        raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
+    files_of(config.dumps)
+    place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
+    if not place.is_dir():
+        raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
+    with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
+        probe.write(bytes(PROBE_BYTES))
+
+
+def run(config: Config, parameters: dict) -> int:
+    """Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`."""
+    import papermill  # here: it takes a second to import, and a bad argument should be told at once
+
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the caller's: figures belong into the copies
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
+    notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
+    for place, notebook in enumerate(notebooks, start=1):
+        declared = papermill.inspect_notebook(str(notebook))
+        own = {name: value for name, value in parameters.items() if name in declared}
+        start = time.perf_counter()
+        line = f"[{place}/{len(notebooks)}] {notebook.stem}"
+        print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            executed = Path(folder) / notebook.name
+            try:
+                papermill.execute_notebook(
+                    str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent)
+                )
+            except papermill.PapermillExecutionError as error:
+                if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:
+                    raise UserError(error.evalue) from None
+                failed = Path(tempfile.mkdtemp(prefix="helpers-")) / notebook.name
+                shutil.copy(executed, failed)
+                print(f"{notebook.name} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {failed}", file=sys.stderr)
+                return 1
+            with new_file(Path(config.out) / notebook.name) as copy:
+                shutil.copy(executed, copy)
+        print(f"{line}: {time.perf_counter() - start:.0f} s, {_outcome(notebook.stem, config)}", flush=True)
+    print(f"Everything is in {config.out}")
+    return 0
+
+
+class _LastLine:
+    """A file that shows the last line written to it (a notebook's progress) in a terminal, and nothing elsewhere."""
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+
+    def write(self, text: str) -> None:
+        lines = text.replace("\r", "\n").strip().splitlines()
+        if lines and sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{self.prefix}: {lines[-1]}"[: width + 4], end="\r", flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def _outcome(stem: str, config: Config) -> str:
+    """What a notebook made, in a few words, read from its artefacts."""
+    out = Path(config.out)
+    if stem == "01_preprocess":
+        report = json.loads((out / "corpus" / "report.json").read_text())
+        return f"{report['papers']['kept']:,} papers, {report['citations']['kept']:,} citations"
+    if stem == "02_build_pairs":
+        manifest = json.loads((out / "pairs" / "manifest.json").read_text())
+        return f"{manifest['pairs']:,} training pairs, {manifest['heldout']:,} citations held out"
+    if stem == "03_train_embeddings":
+        with open(out / "log.csv", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        loss = f"loss {float(last['loss'] or 'nan'):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
+        return f"{loss} after {int(last['pairs']):,} pairs"
+    if stem == "04_evaluate_neighbors":
+        metrics = json.loads((out / "metrics.json").read_text())
+        if "mrr" not in metrics:
+            return "nothing was held out; vectors in embeddings/"
+        scores = ", ".join(f"{name} {metrics['baselines'][name]['mrr']:.3f}" for name in ("random", "popularity"))
+        return f"held-out MRR {metrics['mrr']:.3f} ({scores}); vectors in embeddings/"
+    return "done"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Files and folders that are whole or not there: written under a temporary name, flushed, renamed; a manifest hashes them."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from helpers import __version__
+from helpers.errors import ArtefactError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def sentences_for_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write `path` into one sentence; raises ArtefactError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ArtefactError(f"{path} was not written: the disk is full; free space or choose another --out.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ArtefactError(f"{path} was not written: this place is read-only or yours only to read; choose another --out.") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise ArtefactError(f"{path} was not written: a file stands where a folder is needed; choose another --out.") from error
+        raise ArtefactError(f"{path} was not written ({error.strerror or error}); choose another --out.") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well and vanishes when it does not; an older `path` is replaced.
+
+    Raises ArtefactError where the disk is full or read-only.
+    """
+    path = Path(path)
+    with sentences_for_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+        try:
+            yield folder
+            for file in folder.iterdir():
+                _flush(file)
+            folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared result from its readers
+            old = folder.with_name(folder.name.replace(".new-", ".old-"))
+            if path.exists():
+                path.rename(old)
+            folder.rename(path)
+            _flush(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name that becomes the file `path` when the block ends well and vanishes when it does not.
+
+    Raises ArtefactError where the disk is full or read-only.
+    """
+    path = Path(path)
+    with sentences_for_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | os.PathLike, value: dict) -> None:
+    """Write `value` as an indented JSON file, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, **facts) -> None:
+    """Write `manifest.json` into `folder`: the given facts, the code's version, and size and sha256 of every file; call it last."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir()) if file.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps({**facts, "code_version": __version__, "files": files}, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False) -> dict:
+    """The manifest of a finished folder; with `verify` every file's size and hash are checked too.
+
+    Raises ArtefactError where the folder, the manifest or a file is missing or differs; `made_by` names what makes it.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / MANIFEST, made_by)
+    for name, facts in manifest["files"].items():
+        file = folder / name
+        if not file.exists() or file.stat().st_size != facts["bytes"] or (verify and sha256(file) != facts["sha256"]):
+            raise ArtefactError(f"{file} is missing or not as its manifest says; run {made_by} again.")
+    return manifest
+
+
+def read_json(path: Path, made_by: str) -> dict:
+    """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
+    except ValueError:
+        raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
+
+
+def map_array(path: Path, made_by: str) -> np.ndarray:
+    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
+    except ValueError:
+        raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None

@@ -1,0 +1,110 @@
+"""The settings of a run: one frozen, checked dataclass, and the three presets."""
+
+import dataclasses
+from pathlib import Path
+
+from helpers.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+SUBSETS = ("cs", "medline", "all")
+OPTIMIZERS = ("rowwise_adagrad", "sgd")
+
+# Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
+CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
+PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed")
+TRAINING_SETTINGS = ("dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_start", "batch_pairs", "block_pairs", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every setting of a run; `Config.of_preset` makes one, and raises ConfigError in one sentence where a value cannot work."""
+
+    preset: str
+    out: str  # folder of every artefact of the run
+    dumps: tuple[str, ...]  # files or folders, all read into one corpus
+    subset: str  # cs, medline or all; papers of dumps that do not say (edge lists) are always kept
+    dimensions: int  # D, values a row
+    epochs: int  # passes over all training pairs
+    field: str = ""  # keep only papers with this field of study, as the dump spells it; "" = every field
+    first_year: int | None = None  # keep only papers of this year or later; None = no bound
+    last_year: int | None = None
+    min_degree: int = 0  # drop papers with fewer citations, in and out together (one pass)
+    keep_unrecorded: bool = True  # keep cited works that have no record of their own
+    max_bad_fraction: float = 0.01  # share of malformed records that a dump may have
+    heldout: float = 0.02  # share of citations hidden for the evaluation; 0 trains on every one
+    heldout_after: int | None = None  # hide only references of papers of a later year than this
+    noise_power: float = 0.75  # negatives are drawn with probability ~ degree ** noise_power
+    negatives: int = 5  # K, negatives a pair
+    optimizer: str = "rowwise_adagrad"
+    learning_rate: float = 0.1  # at the start; falls linearly to a tenth at the end
+    warm_start: tuple[float, ...] = (1.0, 2.0, 2.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
+    batch_pairs: int = 4096  # B, pairs a step
+    block_pairs: int = 1 << 18  # pairs a block, the unit of progress
+    seed: int = 0
+    device: str = "auto"  # cpu, cuda or auto
+
+    @classmethod
+    def of_preset(cls, preset: str, **changes) -> "Config":
+        """The preset's settings with changes; a change of None or "" keeps the preset's value. Raises ConfigError."""
+        if preset not in PRESETS:
+            raise ConfigError(f"Preset {preset!r} does not exist; choose one of {', '.join(PRESETS)}.")
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(changes) - fields):
+            raise ConfigError(f"Setting {unknown[0]!r} does not exist; there are {', '.join(sorted(fields))}.")
+        settings = {"preset": preset, "out": str(ROOT / "runs" / preset), **PRESETS[preset]}
+        settings.update({name: value for name, value in changes.items() if value not in (None, "", (), []) or name == "warm_start"})
+        if settings.get("heldout_after") is not None and changes.get("heldout") is None:
+            settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
+        settings["dumps"] = tuple(str(Path(dump).expanduser().resolve()) for dump in settings["dumps"])
+        settings["out"] = str(Path(settings["out"]).expanduser().resolve())
+        return cls(**settings)
+
+    def __post_init__(self):
+        def require(met: bool, name: str, expected: str) -> None:
+            if not met:
+                raise ConfigError(f"{name} = {getattr(self, name)!r} cannot work: it must be {expected}.")
+
+        def whole(value, least: int, most: float = float("inf")) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+        def number(value, least: float, most: float) -> bool:
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+        require(self.subset in SUBSETS, "subset", f"one of {', '.join(SUBSETS)}")
+        require(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda")
+        require(whole(self.dimensions, 1, 65536), "dimensions", "a whole number from 1 to 65,536")
+        require(whole(self.epochs, 0, 100000), "epochs", "a whole number, 0 or more")
+        require(whole(self.negatives, 1, 100000), "negatives", "a whole number, 1 or more")
+        require(whole(self.batch_pairs, 1), "batch_pairs", "a whole number, 1 or more")
+        require(whole(self.block_pairs, 1), "block_pairs", "a whole number, 1 or more")
+        require(whole(self.seed, 0, 2**63 - 1), "seed", "a whole number, 0 or more")
+        require(whole(self.min_degree, 0), "min_degree", "a whole number, 0 or more")
+        for name in ("first_year", "last_year", "heldout_after"):
+            require(getattr(self, name) is None or whole(getattr(self, name), 1000, 3000), name, "a year")
+        require(number(self.max_bad_fraction, 0, 1), "max_bad_fraction", "a fraction from 0 to 1")
+        require(number(self.heldout, 0, 0.9), "heldout", "a fraction from 0 to 0.9")
+        require(number(self.noise_power, 0, 2), "noise_power", "a number from 0 to 2")
+        require(number(self.learning_rate, 1e-9, 100), "learning_rate", "a number above 0, at most 100")
+        require(all(number(weight, 0, 1e6) for weight in self.warm_start), "warm_start", "weights of 0 or more")
+
+    def part(self, names: tuple[str, ...]) -> dict:
+        """The settings of one stage (CORPUS_SETTINGS, PAIRS_SETTINGS, TRAINING_SETTINGS) as a JSON-ready dict."""
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage's artefacts, `out/stage`."""
+        return Path(self.out) / stage
+
+
+PRESETS: dict[str, dict] = {
+    "sample": dict(
+        dumps=(ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz"),
+        subset="all",
+        dimensions=64,
+        epochs=10,
+        block_pairs=1 << 15,  # a point of the loss curve each
+    ),
+    "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
+    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10),
+}

@@ -1,0 +1,21 @@
+"""What went wrong, in one sentence for the user: every error that a bad input, setting or machine can cause is one of these."""
+
+
+class UserError(Exception):
+    """An error whose text is one whole sentence: what is wrong, where, what was expected, what to do."""
+
+
+class ConfigError(UserError):
+    """A setting that cannot work."""
+
+
+class DumpError(UserError):
+    """A dump that cannot be read; names the file and, where there is one, the line or byte."""
+
+
+class ArtefactError(UserError):
+    """A file or folder that a stage needs is missing, damaged or of another run, or could not be written."""
+
+
+class TrainingError(UserError):
+    """A training run that does not learn: the loss stays at chance, or is no longer a number."""

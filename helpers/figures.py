@@ -1,0 +1,84 @@
+"""The figures of the notebooks: each function draws one and returns it, titled and with units; a cell that ends with the call shows it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
+SIZE = (7.5, 3.6)  # inches
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)  # shown by the cell that returns it, and once only
+    return figure, axes
+
+
+def degree_distribution(degree: np.ndarray) -> Figure:
+    """How many papers have at least so many citations, in and out together. degree: int (N,)."""
+    figure, axes = _figure(
+        f"Citations of {len(degree):,} papers: median {int(np.median(degree))}, most {degree.max():,}",
+        "citations of a paper, in and out (log scale)",
+        "papers with at least as many",
+    )
+    values, counts = np.unique(degree[degree > 0], return_counts=True)
+    axes.loglog(values, counts[::-1].cumsum()[::-1], drawstyle="steps-post", color=OURS)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def publication_years(years: np.ndarray) -> Figure:
+    """Papers a year; years: float (N,), NaN where missing."""
+    known = years[~np.isnan(years)].astype(int)
+    missing = len(years) - len(known)
+    figure, axes = _figure(f"Publication years of {len(known):,} papers ({missing:,} more have none)", "year", "papers")
+    if len(known):
+        values, counts = np.unique(known, return_counts=True)
+        axes.bar(values, counts, width=1, color=OURS)
+        axes.set_xlim(np.quantile(known, 0.001) - 1, known.max() + 1)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def training_curves(log: pd.DataFrame, chance: float) -> Figure:
+    """Loss a pair (left) and held-out MRR (right, where something is held out) over the pairs trained; log: log.csv's columns."""
+    figure, axes = _figure("Training: loss a pair", "pairs trained (millions)", "loss a pair (nats)")
+    losses = log.dropna(subset=["loss"])
+    axes.plot(losses["pairs"] / 1e6, losses["loss"], color=OURS, marker="." if len(losses) < 40 else None)
+    axes.axhline(chance, color=MARK, linestyle="--", linewidth=1)
+    axes.annotate(f"chance {chance:.2f}", (0, chance), xytext=(0, 3), textcoords="offset points", color=MARK)
+    axes.set_ylim(0, max(chance, losses["loss"].max() if len(losses) else 0) * 1.15)
+    scores = log.dropna(subset=["mrr"])
+    if len(scores):
+        figure.suptitle("Training: loss a pair, and MRR on validation citations", x=0.01, ha="left")
+        right = axes.twinx()
+        right.plot(scores["pairs"] / 1e6, scores["mrr"], color="#e09f3e", marker="o", markersize=4)
+        right.set_ylabel("validation MRR (orange)")
+        right.set_ylim(0, scores["mrr"].max() * 1.3)
+        right.spines["top"].set_visible(False)
+    return figure
+
+
+def ranking_quality(metrics: dict) -> Figure:
+    """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
+    rows = [(name, scores, OTHERS) for name, scores in metrics["baselines"].items()]
+    rows += [(name, scores, OURS if name == metrics["chosen_reading"] else "#8fb8d0") for name, scores in metrics["readings"].items()]
+    figure, axes = _figure(
+        f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)",
+        "mean reciprocal rank",
+        "",
+    )
+    for place, (_, scores, colour) in enumerate(rows):
+        error = [[scores["mrr"] - scores["mrr_low"]], [scores["mrr_high"] - scores["mrr"]]]
+        axes.barh(place, scores["mrr"], color=colour, xerr=error, error_kw={"linewidth": 1})
+        axes.annotate(
+            f"{scores['mrr']:.3f}", (scores["mrr_high"], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.set_yticks(range(len(rows)), [name + (" (chosen)" if name == metrics["chosen_reading"] else "") for name, _, _ in rows])
+    axes.margins(x=0.12)
+    return figure

@@ -1,0 +1,178 @@
+"""Link prediction: does the cited paper of a held-out citation rank high among 1,000 candidates?
+
+Protocol: of each held-out citation (query, answer) the answer is ranked among CANDIDATES papers, half drawn uniformly from all papers,
+half by degree (as the ends of random training citations). Candidates that are the query, the answer, or known neighbours of the query
+do not count. Ties count half. MRR is the mean of 1 / rank, hits@k the share of ranks up to k. The first half of the held-out citations
+is the validation split, on which a reading is chosen; the second half is the test split, which is reported.
+"""
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from helpers.pairs.build import Pairs
+
+CANDIDATES = 1000
+MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
+HITS = (1, 10, 50)
+CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (queries (n,), papers (n, m)) -> scores (n, m)
+
+
+def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(validation, test) halves of the held-out citations int32 (n, 2), at most MOST_QUERIES each."""
+    half = len(heldout) // 2
+    return heldout[:half][:MOST_QUERIES], heldout[half:][:MOST_QUERIES]
+
+
+class Questions:
+    """Held-out citations (n, 2) with their candidates, drawn once from the seed, so that every score answers the same questions."""
+
+    def __init__(self, pairs: Pairs, heldout: np.ndarray, seed: int = 0):
+        generator = np.random.default_rng(seed)
+        n, half = len(heldout), CANDIDATES // 2
+        self.queries, self.answers = heldout[:, 0].astype(np.int64), heldout[:, 1].astype(np.int64)
+        by_degree = np.asarray(
+            pairs.contexts[np.sort(generator.integers(0, len(pairs.contexts), n * half))]
+        )  # sorted: the map is read once
+        uniform = generator.integers(0, pairs.papers, (n, CANDIDATES - half))
+        self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
+        excluded = _are_neighbours(pairs.indptr, pairs.contexts, self.queries, self.candidates)
+        self.excluded = excluded | (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
+
+    def ranks(self, score: Score, values_per_paper: int = 1) -> np.ndarray:
+        """The answers' ranks, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
+        ranks = np.empty(len(self.queries))
+        step = max(1, CHUNK_VALUES // ((CANDIDATES + 1) * values_per_paper))
+        for first in range(0, len(ranks), step):
+            chunk = slice(first, first + step)
+            papers = np.concatenate([self.answers[chunk, None], self.candidates[chunk]], axis=1)
+            scores = score(self.queries[chunk], papers)
+            candidates, answers = np.where(self.excluded[chunk], -np.inf, scores[:, 1:]), scores[:, :1]
+            ranks[chunk] = 1 + (candidates > answers).sum(axis=1) + 0.5 * (candidates == answers).sum(axis=1)
+        return ranks
+
+
+def readings(target: np.ndarray, context: np.ndarray) -> dict[str, Score]:
+    """The ways to score a pair of papers from the two tables, float (N, D) each."""
+
+    def dot(left: np.ndarray, right: np.ndarray) -> Score:
+        return lambda queries, papers: np.einsum("nd,nmd->nm", left[queries], right[papers], optimize=True)
+
+    def cosine(queries, papers):
+        rows, query = target[papers], target[queries]
+        lengths = np.linalg.norm(rows, axis=2) * np.linalg.norm(query, axis=1)[:, None]
+        return np.einsum("nd,nmd->nm", query, rows, optimize=True) / np.maximum(lengths, 1e-12)
+
+    forward, backward = dot(target, context), dot(context, target)
+    return {
+        "target.context": forward,
+        "context.target": backward,
+        "target.context + context.target": lambda queries, papers: forward(queries, papers) + backward(queries, papers),
+        "target-target cosine": cosine,
+    }
+
+
+def baselines(pairs: Pairs, seed: int = 0) -> dict[str, Score]:
+    """What needs no training: random scores, popularity (training degree), the number of common neighbours."""
+    generator, degree = np.random.default_rng(seed), np.diff(pairs.indptr)
+    return {
+        "random": lambda queries, papers: generator.random(papers.shape),
+        "popularity": lambda queries, papers: degree[papers].astype(np.float64),
+        "common neighbours": lambda queries, papers: _common_neighbours(pairs.indptr, pairs.contexts, queries, papers).astype(np.float64),
+    }
+
+
+def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
+    """MRR with its 95 % bootstrap interval (over questions) and hits@k of ranks float (n,), all between 0 and 1."""
+    reciprocal = 1 / ranks
+    generator = np.random.default_rng(seed)
+    means = [reciprocal[generator.integers(0, len(ranks), len(ranks))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in HITS}
+    return {"mrr": float(reciprocal.mean()), "mrr_low": float(low), "mrr_high": float(high), **hits}
+
+
+def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 0) -> dict:
+    """Every reading and baseline on the test split, the reading chosen on the validation split; {} where nothing was held out.
+
+    target, context: float32 (N, D).
+    """
+    validation, test = splits(pairs.heldout)
+    if not len(validation):
+        return {}
+    D = target.shape[1]
+    of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
+    degree = np.diff(pairs.indptr)
+    results = {
+        "heldout": len(pairs.heldout),
+        "validation": len(validation),
+        "test": len(test),
+        "candidates": CANDIDATES,
+        "test_with_an_untrained_end": int((degree[test] == 0).any(axis=1).sum()),
+        "readings": {},
+        "baselines": {name: summary(of_test.ranks(score), seed) for name, score in baselines(pairs, seed).items()},
+    }
+    for name, score in readings(target, context).items():
+        validation_mrr = float((1 / of_validation.ranks(score, D)).mean())
+        results["readings"][name] = {**summary(of_test.ranks(score, D), seed), "validation_mrr": validation_mrr}
+    chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
+    return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
+
+
+def verdict(metrics: dict) -> str:
+    """Did it learn? In one sentence, from what `evaluate` returned."""
+    if not metrics:
+        return "Nothing was held out: every citation was trained on, so there is no score; look at the neighbours."
+    better = max(("random", "popularity"), key=lambda name: metrics["baselines"][name]["mrr"])
+    times = metrics["mrr"] / metrics["baselines"][better]["mrr"]
+    learned = "It learned" if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"
+    return (
+        f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}) read as "
+        f"{metrics['chosen_reading']}, {times:.0f} times the better of random and popularity ({better}); of {metrics['test']:,} test "
+        f"citations {metrics['test_with_an_untrained_end']:,} have an end that no training pair touches."
+    )
+
+
+def validation_mrr(pairs: Pairs, most: int = 1000, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
+    """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations.
+
+    It gives None where nothing was held out.
+    """
+    validation = splits(pairs.heldout)[0][:most]
+    questions = Questions(pairs, validation, seed) if len(validation) else None
+
+    def mrr(target: np.ndarray, context: np.ndarray) -> float | None:
+        if questions is None:
+            return None
+        return max(float((1 / questions.ranks(score, target.shape[1])).mean()) for score in readings(target, context).values())
+
+    return mrr
+
+
+@numba.njit(cache=True)
+def _are_neighbours(indptr, contexts, queries, papers):
+    """Whether papers[i, j] is among the contexts of queries[i], bool (n, m); contexts ascend within a row."""
+    found = np.zeros(papers.shape, np.bool_)
+    for i in range(len(queries)):
+        row = contexts[indptr[queries[i]] : indptr[queries[i] + 1]]
+        for j in range(papers.shape[1]):
+            place = np.searchsorted(row, papers[i, j])
+            found[i, j] = place < len(row) and row[place] == papers[i, j]
+    return found
+
+
+@numba.njit(cache=True)
+def _common_neighbours(indptr, contexts, queries, papers):
+    """How many contexts queries[i] and papers[i, j] share, int64 (n, m)."""
+    counts = np.zeros(papers.shape, np.int64)
+    seen_by = np.full(len(indptr) - 1, -1, np.int64)  # the last i whose query has this context
+    for i in range(len(queries)):
+        for p in range(indptr[queries[i]], indptr[queries[i] + 1]):
+            seen_by[contexts[p]] = i
+        for j in range(papers.shape[1]):
+            for p in range(indptr[papers[i, j]], indptr[papers[i, j] + 1]):
+                counts[i, j] += seen_by[contexts[p]] == i
+    return counts

@@ -1,0 +1,92 @@
+"""Checkpoints: everything a run needs to go on, one folder a step, the manifest written last; the newest two are kept."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from helpers.artefacts import new_folder, read_manifest, write_manifest
+from helpers.config import TRAINING_SETTINGS, Config
+from helpers.errors import ArtefactError
+from helpers.rows.tables import OffloadedTable
+
+NOTEBOOK = "notebook 03_train_embeddings"
+KEPT = 2
+MAY_CHANGE = ("epochs",)  # a finished run may be trained further
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A run's state: rows float32 (N, D), optimiser sums float32 (N,) or None, and how far it is."""
+
+    target: torch.Tensor
+    context: torch.Tensor
+    target_sums: torch.Tensor | None
+    context_sums: torch.Tensor | None
+    epoch: int  # epochs done
+    log: list[dict]  # the rows of log.csv so far
+    settings: dict  # TRAINING_SETTINGS of the run
+    path: Path
+
+
+def save_checkpoint(
+    config: Config, fingerprint: dict, target: OffloadedTable, context: OffloadedTable, epoch: int, log: list[dict]
+) -> Path:
+    """Write `out/checkpoints/<epochs done>/` whole, then delete all but the newest two; raises ArtefactError where the disk is full."""
+    path = config.folder("checkpoints") / f"{epoch:06d}"
+    with new_folder(path) as folder:
+        for name, table in (("target", target), ("context", context)):
+            np.save(folder / f"{name}.npy", table.rows.numpy())
+            if table.sums is not None:
+                np.save(folder / f"{name}_sums.npy", table.sums.numpy())
+        write_manifest(folder, epoch=epoch, log=log, config=config.part(TRAINING_SETTINGS), pairs=fingerprint)
+    for old in _folders(config)[KEPT:]:
+        shutil.rmtree(old)
+    return path
+
+
+def newest_checkpoint(config: Config, fingerprint: dict, any_settings: bool = False) -> Checkpoint | None:
+    """The newest checkpoint of this run that verifies, None where there is none; with `any_settings` only the pairs must be the same.
+
+    Raises ArtefactError where the folder belongs to another run (other pairs, or a setting that may not change), naming what differs.
+    """
+    for path in _folders(config):
+        try:
+            manifest = read_manifest(path, NOTEBOOK, verify=True)
+        except ArtefactError as error:
+            print(f"Checkpoint {path.name} is passed over: {error}")
+            continue
+        expected = {} if any_settings else config.part(TRAINING_SETTINGS)
+        differs = [name for name, value in expected.items() if manifest["config"].get(name) != value]
+        differs = [
+            f"{name} {manifest['config'].get(name)} there, {getattr(config, name)} here" for name in differs if name not in MAY_CHANGE
+        ]
+        if manifest["pairs"] != fingerprint:
+            differs.append("other training pairs")
+        if differs:
+            raise ArtefactError(
+                f"{path.parent} belongs to another run ({'; '.join(differs)}): choose another --out, or delete that folder."
+            )
+
+        def tensor(name: str, path: Path = path) -> torch.Tensor | None:
+            file = path / f"{name}.npy"
+            return torch.from_numpy(np.load(file)) if file.exists() else None
+
+        tables = [tensor(name) for name in ("target", "context", "target_sums", "context_sums")]
+        return Checkpoint(*tables, epoch=manifest["epoch"], log=manifest["log"], settings=manifest["config"], path=path)
+    return None
+
+
+def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
+    """The newest checkpoint in `out`, whatever its settings; raises ArtefactError where there is none or it is of other pairs."""
+    found = newest_checkpoint(config, fingerprint, any_settings=True)
+    if found is None:
+        raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
+    return found
+
+
+def _folders(config: Config) -> list[Path]:
+    """The checkpoints, newest first."""
+    return sorted((path for path in config.folder("checkpoints").glob("[0-9]*") if path.is_dir()), reverse=True)

@@ -1,0 +1,86 @@
+"""`python -m helpers run` as a user types it: one sentence and exit code 2 for bad input, and nothing half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.config import ROOT
+
+
+def helpers(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "helpers", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def refused(done: subprocess.CompletedProcess, sentence: str) -> bool:
+    """Exit code 2, one line on standard error that holds the sentence, no traceback."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr + done.stdout, done
+    return sentence in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--preset", "physics"], "Preset 'physics' does not exist; choose one of sample, cs, medline."),
+        (["--preset", "cs"], "Preset cs needs a dump: give the path of its file or folder with --dump PATH."),
+        (["--preset", "cs", "--dump", "/no/such/file"], "/no/such/file does not exist"),
+        (["--preset", "sample", "--dimensions", "0"], "dimensions = 0 cannot work"),
+        (["--preset", "sample", "--dimensions", "many"], "invalid int value: 'many'"),
+        (["--preset", "sample", "--heldout", "1.5"], "heldout = 1.5 cannot work"),
+        (["--preset", "sample", "--colour", "red"], "Unrecognized arguments: --colour red"),
+        ([], "The following arguments are required: --preset"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, sentence):
+    assert refused(helpers("run", *arguments, "--out", tmp_path / "out"), sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_command():
+    assert refused(helpers(), "The following arguments are required: command")
+
+
+def test_out_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refused(helpers("run", "--preset", "sample", "--out", tmp_path / "file" / "out"), "is a file, but --out must be a folder")
+    assert refused(helpers("run", "--preset", "sample", "--out", "/proc/out"), "/proc/out was not written")
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"from,to\n1,2\n", "expected the columns citing,cited"),
+        (b'{"id": "a", "outCitations": [], "inCitations": []}\n', "1 papers but not one citation"),
+    ],
+)
+def test_a_dump_that_the_notebook_refuses(tmp_path, content, sentence):
+    (tmp_path / "dump").write_bytes(content)
+    assert refused(helpers("run", "--preset", "cs", "--dump", tmp_path / "dump", "--out", tmp_path / "out"), sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_edge_list_with_nothing_held_out(tmp_path, community_edges):
+    """The smallest real use: two files, every citation trained on, vectors for every paper."""
+    edges, papers = tmp_path / "edges.csv", tmp_path / "papers.csv"
+    edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
+    papers.write_text("id,title,year\n" + "".join(f"p{i},Paper {i} of topic {i % 10},2000\n" for i in range(300)))
+    out = tmp_path / "out"
+    arguments = ["--preset", "cs", "--subset", "all", "--dump", edges, "--dump", papers, "--dimensions", 16, "--heldout", 0, "--out", out]
+    done = helpers("run", *arguments)
+    assert done.returncode == 0 and not done.stderr, done
+    lines = done.stdout.splitlines()
+    assert any(f"300 papers, {len(community_edges):,} citations" in line for line in lines)
+    assert any("nothing was held out; vectors in embeddings/" in line for line in lines)
+    assert "Nothing was held out" in (out / "04_evaluate_neighbors.ipynb").read_text()
+    assert json.loads((out / "metrics.json").read_text()) == {}
+    assert np.load(out / "embeddings" / "target.npy").shape == (300, 16)
+    finished = {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")}
+
+    refusal = helpers("run", *arguments, "--dimensions", 8)
+    assert refused(refusal, "belongs to another run (dimensions 16 there, 8 here)")
+    assert {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")} == finished

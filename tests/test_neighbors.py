@@ -1,0 +1,154 @@
+"""Evaluation and search, each against the slow obvious way."""
+
+import types
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from helpers.errors import UserError
+from helpers.neighbors import evaluate as evaluation
+from helpers.neighbors import search
+from helpers.neighbors.evaluate import Questions, baselines, evaluate, readings, splits, summary, verdict
+from helpers.neighbors.search import find_papers, nearest, neighbour_table
+from tests.conftest import random_pairs
+
+
+@pytest.fixture
+def pairs():
+    """Pairs of a random graph of 400 papers with 60 held-out citations."""
+    generator = np.random.default_rng(3)
+    indptr, contexts = random_pairs(generator, 400, 1500)
+    heldout = generator.integers(0, 400, (60, 2)).astype(np.int32)
+    heldout = heldout[heldout[:, 0] != heldout[:, 1]]
+    return types.SimpleNamespace(indptr=indptr, contexts=contexts, heldout=heldout, papers=400)
+
+
+def neighbours_of(pairs, paper: int) -> set[int]:
+    return set(pairs.contexts[pairs.indptr[paper] : pairs.indptr[paper + 1]].tolist())
+
+
+def test_ranks_equal_a_sort_by_hand(pairs, monkeypatch):
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", 5000)  # several chunks
+    generator = np.random.default_rng(0)
+    target, context = generator.standard_normal((2, 400, 6)).astype(np.float32)
+    questions = Questions(pairs, pairs.heldout, seed=1)
+    by_hand = {
+        "target.context": lambda a, b: target[a] @ context[b],
+        "context.target": lambda a, b: context[a] @ target[b],
+        "target.context + context.target": lambda a, b: target[a] @ context[b] + context[a] @ target[b],
+        "target-target cosine": lambda a, b: target[a] @ target[b] / np.linalg.norm(target[a]) / np.linalg.norm(target[b]),
+    }
+    for name, score in readings(target, context).items():
+        ranks = questions.ranks(score, 6)
+        for i, (query, answer) in enumerate(pairs.heldout.tolist()):
+            others = [c for c in questions.candidates[i].tolist() if c not in neighbours_of(pairs, query) | {query, answer}]
+            better = sum(by_hand[name](query, other) > by_hand[name](query, answer) + 1e-6 for other in others)
+            assert abs(ranks[i] - 1 - better) <= 1, (name, i)  # equal scores aside, which rounding may order
+
+
+def test_ties_count_half_and_a_constant_score_ranks_in_the_middle(pairs):
+    questions = Questions(pairs, pairs.heldout)
+    ranks = questions.ranks(lambda queries, papers: np.zeros(papers.shape))
+    assert np.array_equal(ranks, 1 + 0.5 * (~questions.excluded).sum(axis=1))
+
+
+def test_candidates_are_half_uniform_half_by_degree(pairs):
+    questions = Questions(pairs, np.repeat(pairs.heldout, 20, axis=0))
+    half = evaluation.CANDIDATES // 2
+    degree = np.diff(pairs.indptr)
+    uniform, by_degree = (
+        np.bincount(part.ravel(), minlength=400) for part in (questions.candidates[:, :half], questions.candidates[:, half:])
+    )
+    assert np.abs(uniform / uniform.sum() - 1 / 400).max() < 5e-4
+    assert np.abs(by_degree / by_degree.sum() - degree / degree.sum()).max() < 1e-3
+
+
+def test_baselines(pairs):
+    queries, papers = np.array([0, 7]), np.array([[1, 2, 3], [7, 8, 9]])
+    scores = {name: score(queries, papers) for name, score in baselines(pairs).items()}
+    for i, query in enumerate(queries):
+        for j, paper in enumerate(papers[i]):
+            contexts = pairs.contexts[pairs.indptr[paper] : pairs.indptr[paper + 1]].tolist()
+            assert scores["common neighbours"][i, j] == sum(context in neighbours_of(pairs, query) for context in contexts)
+            assert scores["popularity"][i, j] == len(contexts)
+    assert scores["random"].shape == (2, 3)
+
+
+def test_random_is_near_chance(pairs):
+    questions = Questions(pairs, np.repeat(pairs.heldout, 40, axis=0))
+    mrr = summary(questions.ranks(baselines(pairs)["random"]))["mrr"]
+    assert 0.5 * 0.0075 < mrr < 2 * 0.0075  # H(1000) / 1000
+
+
+def test_summary_by_hand():
+    scores = summary(np.array([1.0, 2.0, 20.0, 100.0]))
+    assert scores["mrr"] == pytest.approx((1 + 0.5 + 0.05 + 0.01) / 4)
+    assert (scores["hits@1"], scores["hits@10"], scores["hits@50"]) == (0.25, 0.5, 0.75)
+    assert scores["mrr_low"] <= scores["mrr"] <= scores["mrr_high"]
+
+
+def test_the_reading_is_chosen_on_validation_and_reported_on_test(pairs):
+    """A context table that knows the validation answers only: chosen there, no use on the test split."""
+    validation, test = splits(pairs.heldout)
+    assert len(validation) + len(test) == len(pairs.heldout)
+    target, context = np.eye(400, dtype=np.float32), np.zeros((400, 400), np.float32)
+    for query, answer in validation:
+        context[answer, query] = 1
+    metrics = evaluate(pairs, target, context)
+    assert metrics["chosen_reading"] == "target.context"
+    assert metrics["readings"]["target.context"]["validation_mrr"] > 0.9 > 0.5 > metrics["mrr"]
+    assert metrics["mrr"] == metrics["readings"]["target.context"]["mrr"]
+    assert set(metrics["baselines"]) == {"random", "popularity", "common neighbours"} and len(metrics["readings"]) == 4
+    assert "target.context" in verdict(metrics) and verdict(metrics).startswith("It ")
+
+
+def test_nothing_held_out():
+    assert evaluate(types.SimpleNamespace(heldout=np.empty((0, 2), np.int32)), np.zeros((1, 1)), np.zeros((1, 1))) == {}
+    assert "Nothing was held out" in verdict({})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_nearest_equals_a_full_sort(dtype, monkeypatch):
+    monkeypatch.setattr(search, "CHUNK_ROWS", 64)
+    generator = np.random.default_rng(0)
+    vectors, allowed = generator.standard_normal((500, 8)).astype(dtype), generator.random(500) < 0.7
+    queries = np.array([0, 63, 64, 499])
+    rows, cosines = nearest(vectors, queries, 12, allowed)
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    for i, query in enumerate(queries):
+        expected = sorted((other for other in np.flatnonzero(allowed) if other != query), key=lambda other: -(unit[query] @ unit[other]))
+        assert rows[i].tolist() == expected[:12]
+        assert np.allclose(cosines[i], unit[rows[i]] @ unit[query], atol=1e-5)
+
+
+@pytest.fixture
+def papers() -> pa.Table:
+    titles = ["Deep (learning)", "A deep sea", None, "Übergänge", "Deep work"]
+    numbers = pa.array([9, 5, 4, 2, 1], pa.int32())
+    return pa.table({
+        "paper_id": ["W1", "W2", "W3", "W4", "W5"], "title": titles, "year": pa.array([2000, None, 1999, 2001, 2002], pa.int32()),
+        "degree": numbers, "few_citations": [False, False, False, True, True],
+    })  # fmt: skip
+
+
+def test_find_papers(papers):
+    assert find_papers(papers, "W3").tolist() == [2]
+    assert find_papers(papers, "dEEp").tolist() == [0, 1, 4]  # most cited first
+    assert find_papers(papers, "deep (").tolist() == [0]  # no pattern language
+    assert find_papers(papers, "übergänge").tolist() == [3]
+    assert find_papers(papers, "", most=2).tolist() == [0, 1]
+    with pytest.raises(UserError, match="No paper has the id 'quantum' or a title that contains it"):
+        find_papers(papers, "quantum")
+
+
+def test_neighbour_table_shows_titled_papers_only(papers):
+    vectors = np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16)
+    table = neighbour_table(papers, vectors, 0, k=3)
+    assert table["paper_id"].tolist() == ["W2", "W4", "W5"] and table["rank"].tolist() == [1, 2, 3]
+    assert table["year"].tolist() == [None, 2001, 2002] and table["few citations"].tolist() == [False, True, True]
+
+
+def test_more_neighbours_than_papers(papers):
+    with pytest.raises(UserError, match="10 neighbours were asked for, but only 3 papers can be answers"):
+        neighbour_table(papers, np.ones((5, 2), np.float16), 0)

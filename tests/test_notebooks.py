@@ -1,0 +1,111 @@
+"""The notebooks: their form, and every one of them executed top to bottom on the sample."""
+
+import ast
+import json
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.__main__ import parser
+from helpers.artefacts import read_manifest
+from helpers.config import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KNOWN = {"PRESET", "DUMPS", "SUBSET", "FILTERS", "OUT", "HELDOUT", "HELDOUT_AFTER", "DIMENSIONS", "EPOCHS", "QUERY"}
+MOST_LINES = 25  # of a code cell
+
+
+def code_cells(path) -> list:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def python_of(cell) -> ast.Module:
+    return ast.parse(cell.source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_form_of_a_notebook(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    cells = code_cells(path)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith(f"# {int(path.name[:2])}. ")
+    assert "| needs | makes | time |" in notebook.cells[0].source
+    assert cells[0].source == code_cells(NOTEBOOKS[0])[0].source, "the setup cell is the same everywhere"
+    assert cells[1].metadata.tags == ["parameters"]
+    assert all("# @param" in line for line in cells[1].source.splitlines()), "each parameter is a Colab form field"
+    assert "config = Config.of_preset(PRESET, " in cells[2].source, "the config is derived right after the parameters"
+    for place, cell in enumerate(cells):
+        assert len(cell.source.splitlines()) <= MOST_LINES
+        assert not [node for node in ast.walk(python_of(cell)) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))]
+        assert "keep_output" in cell.metadata.get("tags", []) or not (cell.outputs or cell.execution_count), f"cell {place} has outputs"
+    before = {id(cell): previous.cell_type for previous, cell in zip(notebook.cells, notebook.cells[1:], strict=False)}
+    assert all(before[id(cell)] == "markdown" for cell in notebook.cells if cell.cell_type == "code"), "a sentence before each cell"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameter_names_are_known_to_the_runner(path):
+    names = set(papermill.inspect_notebook(str(path)))
+    assert {"PRESET", "OUT"} <= names <= KNOWN and len(names) <= 6
+
+
+def test_the_readme_lists_every_notebook():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"notebooks/{path.name}" in readme for path in NOTEBOOKS)
+
+
+def test_every_numbered_notebook_of_the_run_is_executed_and_clean(sample_run):
+    executed = sorted(path for path in NOTEBOOKS if int(path.name[:2]) <= 6)
+    assert executed and [path.name for path in sorted(sample_run.glob("*.ipynb"))] == [path.name for path in executed]
+    for path in sorted(sample_run.glob("*.ipynb")):
+        notebook = nbformat.read(path, 4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), path
+        for cell in cells:
+            noise = [output for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"]
+            assert not noise, (path.name, noise)
+
+
+def test_figures_are_drawn(sample_run):
+    images = {path.name[:2]: path.read_text().count('"image/png"') for path in sample_run.glob("*.ipynb")}
+    assert images == {"01": 2, "02": 0, "03": 1, "04": 1}
+
+
+def test_the_artefacts_of_a_run(sample_run):
+    report = json.loads((sample_run / "corpus" / "report.json").read_text())
+    papers = pq.read_table(sample_run / "corpus" / "papers.parquet")
+    assert len(papers) == report["papers"]["kept"] == 12_076 and report["citations"]["kept"] == 88_238
+    degree = papers["degree"].to_numpy()
+    assert (np.diff(degree) <= 0).all()
+    pairs = read_manifest(sample_run / "pairs", "", verify=True)
+    assert pairs["heldout"] == round(0.02 * 88_238) and pairs["pairs"] == 2 * (88_238 - pairs["heldout"])
+    log = pd.read_csv(sample_run / "log.csv")
+    assert log["epoch"].max() == 10 and log["loss"].iloc[-1] < 0.25 * np.log(2) * 6
+    manifest = read_manifest(sample_run / "embeddings", "", verify=True)
+    assert manifest["shape"] == [12_076, 64] and manifest["dtype"] == "float16"
+    assert {"dumps", "heldout", "dimensions", "seed"} <= set(manifest["config"])
+    vectors = np.load(sample_run / "embeddings" / "target.npy", mmap_mode="r")
+    assert vectors.shape == (12_076, 64) and np.isfinite(vectors).all()
+    assert list((sample_run / "tensorboard").glob("events*"))
+
+
+def test_the_sample_is_learned(sample_run):
+    metrics = json.loads((sample_run / "metrics.json").read_text())
+    floor = max(metrics["baselines"][name]["mrr"] for name in ("random", "popularity"))
+    assert metrics["mrr"] >= 5 * floor and metrics["mrr_low"] <= metrics["mrr"] <= metrics["mrr_high"]
+
+
+def test_the_neighbours_are_the_planted_ones(sample_run):
+    from tests.benchmarks.sample import planted_shares
+
+    shares = planted_shares(sample_run)
+    assert shares["same_topic_at_10"] >= 0.8 and shares["same_field_at_10"] >= 0.95
+
+
+def test_the_command_line_knows_every_parameter_but_the_query():
+    options = parser().parse_args(["run", "--preset", "sample"])
+    for name in KNOWN - {"QUERY", "DUMPS", "FILTERS"}:
+        assert hasattr(options, name.lower())

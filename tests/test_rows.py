@@ -1,0 +1,148 @@
+"""The model and the off-loaded rows: the gradient is right, and training through the tables equals the plain model, duplicates included."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.models.sgns import PlainSGNS, sgns_loss
+from helpers.models.start import LEAF_WEIGHT, smooth, start_tables
+from helpers.rows.optimizers import FIRST_SUM
+from helpers.rows.tables import OffloadedTable
+from helpers.training.loop import train_batch
+from tests.conftest import random_pairs
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def test_the_loss_of_one_pair_by_hand():
+    loss = sgns_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), torch.tensor([[[0.5, 0.5], [-1.0, 0.0]]]))
+    s = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    assert loss.item() == pytest.approx(-np.log(s(1.0)) - np.log(s(-1.5)) - np.log(s(1.0)), rel=1e-6)
+
+
+def test_the_loss_is_summed_over_pairs():
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(shape, generator=generator) for shape in ((6, 4), (6, 4), (6, 3, 4))]
+    one_by_one = sum(sgns_loss(*(tensor[i : i + 1] for tensor in rows)) for i in range(6))
+    assert sgns_loss(*rows).item() == pytest.approx(one_by_one.item(), rel=1e-6)
+
+
+def test_the_gradient_equals_finite_differences():
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (3, 5), (3, 2, 5))]
+    assert torch.autograd.gradcheck(sgns_loss, rows)
+
+
+def batches(N: int, steps: int, B: int, K: int, seed: int):
+    """Batches full of duplicates: of targets, of contexts, of negatives, and papers that are context and negative at once."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        yield (
+            torch.randint(0, N, (B,), generator=generator),
+            torch.randint(0, N, (B,), generator=generator),
+            torch.randint(0, N, (B, K), generator=generator),
+        )
+
+
+def train_plain(model: PlainSGNS, data, optimizer: str, lr: float) -> None:
+    """The slow, obvious run: dense gradients, every row updated by the formula; rows of zero gradient stay by themselves."""
+    tables = [model.target.weight, model.context.weight]
+    sums = [torch.full((len(table),), FIRST_SUM) for table in tables]
+    stock = torch.optim.SGD(model.parameters(), lr=lr) if optimizer == "sgd" else None
+    for batch in data:
+        model.zero_grad()
+        model(*batch).backward()
+        if stock:
+            stock.step()
+            continue
+        with torch.no_grad():
+            for table, total in zip(tables, sums, strict=True):
+                for row in range(len(table)):
+                    total[row] += (table.grad[row] ** 2).sum() / table.shape[1]
+                    table[row] -= lr * table.grad[row] / total[row] ** 0.5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_offloaded_training_equals_the_plain_model(optimizer, device):
+    N, D, lr = 23, 7, 0.05
+    generator = torch.Generator().manual_seed(2)
+    start = [torch.randn(N, D, generator=generator) * 0.3 for _ in range(2)]
+    plain = PlainSGNS(*start)
+    train_plain(plain, batches(N, 12, 40, 3, seed=3), optimizer, lr)
+    target, context = (OffloadedTable(rows.clone(), optimizer, device) for rows in start)
+    for batch in batches(N, 12, 40, 3, seed=3):
+        train_batch(target, context, *batch, lr)
+    assert not torch.allclose(plain.target.weight, start[0], atol=1e-2), "the run must move the rows"
+    assert torch.allclose(plain.target.weight, target.rows, atol=2e-5)
+    assert torch.allclose(plain.context.weight, context.rows, atol=2e-5)
+
+
+def test_losing_a_duplicate_would_be_noticed():
+    """The comparison above can fail: a table that writes one of several duplicates (`W[ids] = rows`) ends elsewhere."""
+    rows = torch.zeros(2, 3)
+    table = OffloadedTable(rows.clone(), "sgd")
+    working = table.gather(torch.tensor([1, 1, 1]))
+    assert working.ids.tolist() == [1] and working.looked_up().shape == (3, 3)
+    working.looked_up().sum().backward()
+    table.update(working, 1.0)
+    assert table.rows.tolist() == [[0, 0, 0], [-3, -3, -3]]
+
+
+def test_rows_outside_the_batch_and_their_state_stay():
+    table = OffloadedTable(torch.ones(5, 2), "rowwise_adagrad")
+    working = table.gather(torch.tensor([[3], [1]]))
+    (working.looked_up() ** 2).sum().backward()
+    table.update(working, 0.1)
+    untouched = [0, 2, 4]
+    assert torch.equal(table.rows[untouched], torch.ones(3, 2)) and (table.sums[untouched] == FIRST_SUM).all()
+    assert (table.rows[[1, 3]] < 1).all() and (table.sums[[1, 3]] > FIRST_SUM).all()
+
+
+@pytest.mark.parametrize("bad", [-1, 5])
+def test_ids_outside_the_table_are_refused(bad):
+    with pytest.raises(IndexError, match="do not fit a table of 5 rows"):
+        OffloadedTable(torch.ones(5, 2), "sgd").gather(torch.tensor([0, bad]))
+
+
+def test_a_table_of_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="float32"):
+        OffloadedTable(torch.ones(5, 2, dtype=torch.float16), "sgd")
+
+
+@pytest.mark.gpu
+def test_rows_are_page_locked_where_there_is_a_gpu():
+    table = OffloadedTable(torch.ones(5, 2), "rowwise_adagrad", "cuda")
+    assert table.rows.is_pinned() and table.sums.is_pinned() and table.rows.device.type == "cpu"
+
+
+def smooth_plainly(indptr, contexts, rows, weights):
+    """The definition of `smooth` in a few dense lines of numpy."""
+    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)  # noqa: E731
+    degree = np.maximum(np.diff(indptr), 1)
+    rows = unit(rows.astype(np.float64))
+    total = weights[0] * rows
+    for weight in weights[1:]:
+        weighted = rows * np.maximum(1 - 1 / degree, LEAF_WEIGHT)[:, None]
+        rows = unit(np.array([weighted[contexts[indptr[t] : indptr[t + 1]]].sum(axis=0) for t in range(len(rows))]))
+        total = total + weight * rows
+    return unit(total)
+
+
+@pytest.mark.parametrize("N", [1, 2, 50])
+def test_smoothing_equals_its_definition(N):
+    generator = np.random.default_rng(0)
+    indptr, contexts = random_pairs(generator, N, 3 * N)
+    rows = generator.standard_normal((N, 5), dtype=np.float32)
+    expected = smooth_plainly(indptr, contexts, rows, (0.5, 1, 0, 2))
+    assert np.allclose(smooth(indptr, contexts, rows.copy(), (0.5, 1, 0, 2)), expected, atol=1e-5)
+
+
+def test_start_tables():
+    indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
+    target, context = start_tables(indptr, contexts, 16, (1.0, 2.0), np.random.default_rng(1))
+    assert target.dtype == context.dtype == np.float32 and target.shape == context.shape == (40, 16)
+    assert np.array_equal(target, context) and target is not context
+    assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0], axis=1), 1, atol=1e-5)
+    cold, zero = start_tables(indptr, contexts, 16, (), np.random.default_rng(1))
+    assert np.abs(cold).max() <= 0.5 / 16 and cold.any() and not zero.any()

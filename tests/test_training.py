@@ -1,0 +1,241 @@
+"""The loop: it learns planted topics, resumes as if never stopped, refuses what does not learn and what is not its own."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.config import ROOT
+from helpers.corpus.build import build_corpus
+from helpers.errors import ArtefactError, TrainingError
+from helpers.neighbors.evaluate import validation_mrr
+from helpers.pairs.build import Pairs, build_pairs
+from helpers.training import loop
+from helpers.training.checkpoint import newest_checkpoint, trained_checkpoint
+from helpers.training.loop import LOG_COLUMNS, chance_loss, train
+
+
+@pytest.fixture
+def run(config, dump, community_edges):
+    """(config, pairs) of the planted communities, ready to train: run(epochs=3)."""
+    edges = dump("edges.csv", "citing,cited", *(",".join(edge) for edge in community_edges))
+
+    def make(**changes):
+        c = config(dumps=[edges], heldout=0.05, batch_pairs=256, block_pairs=1000, **changes)
+        if not c.folder("pairs").exists():
+            build_corpus(c)
+            build_pairs(c)
+        return c, Pairs(c)
+
+    return make
+
+
+def log_of(config) -> list[dict]:
+    with open(config.folder("log.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_says_so(run):
+    c, pairs = run(epochs=8)
+    result = train(c, pairs, validation_mrr(pairs))
+    rows = log_of(c)
+    assert tuple(rows[0]) == LOG_COLUMNS and result.epoch == 8
+    assert [row["epoch"] for row in rows if row["mrr"]] == [str(epoch) for epoch in range(9)]
+    losses = [float(row["loss"]) for row in rows[1:]]
+    assert losses[-1] < 0.65 * chance_loss(c.negatives) and losses[-1] < 0.8 * losses[0]
+    assert int(rows[-1]["pairs"]) == 8 * len(pairs.contexts) and len(rows) == 1 + 8 * math.ceil(len(pairs.contexts) / 1000)
+    rates = [float(row["learning_rate"]) for row in rows[1:]]
+    assert rates[0] == c.learning_rate and rates == sorted(rates, reverse=True) and rates[-1] >= 0.1 * c.learning_rate
+    assert list(c.folder("tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_holds_the_curves(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    c, pairs = run(epochs=2)
+    train(c, pairs, validation_mrr(pairs))
+    events = EventAccumulator(str(c.folder("tensorboard")))
+    events.Reload()
+    rows = log_of(c)[1:]
+    assert [event.step for event in events.Scalars("loss")] == [int(row["pairs"]) for row in rows]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([float(row["loss"]) for row in rows], rel=1e-5)
+    assert len(events.Scalars("mrr")) == 2
+
+
+def test_cold_training_through_the_loop_equals_the_plain_model(run):
+    """The whole loop (blocks, shuffling, noise, rate, batches) against PlainSGNS fed the same batches."""
+    from helpers.models.sgns import PlainSGNS
+    from helpers.models.start import start_tables
+
+    c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05)
+    seen, original = [], loop.train_batch
+
+    def spy(target, context, *batch_and_rate):
+        seen.append(batch_and_rate)
+        return original(target, context, *batch_and_rate)
+
+    loop.train_batch = spy
+    try:
+        result = train(c, pairs)
+    finally:
+        loop.train_batch = original
+    start = start_tables(pairs.indptr, pairs.contexts, c.dimensions, (), np.random.default_rng(c.seed))
+    plain = PlainSGNS(*(torch.from_numpy(table) for table in start))
+    for targets, contexts, negatives, rate in seen:
+        plain.zero_grad()
+        plain(targets, contexts, negatives).backward()
+        torch.optim.SGD(plain.parameters(), lr=rate).step()
+    assert torch.allclose(plain.target.weight, result.target, atol=1e-5)
+    assert torch.allclose(plain.context.weight, result.context, atol=1e-5)
+    trained = [pair for targets, contexts, _, _ in seen for pair in zip(targets.tolist(), contexts.tolist(), strict=True)]
+    every = list(zip(np.repeat(np.arange(pairs.papers), np.diff(pairs.indptr)).tolist(), pairs.contexts.tolist(), strict=True))
+    assert sorted(trained) == sorted(every * 2), "every pair once an epoch"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer):
+    rate = 0.02 if optimizer == "sgd" else 0.1
+    c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate)
+    unbroken = train(c, pairs, validation_mrr(pairs))
+    d = dataclasses.replace(c, out=str(tmp_path / "second"))
+    for name in ("corpus", "pairs"):
+        d.folder(name).parent.mkdir(exist_ok=True)
+        d.folder(name).symlink_to(c.folder(name))
+
+    class Stop(Exception):
+        pass
+
+    def stop_before_the_third_checkpoint(*tables):
+        calls.append(1)
+        if len(calls) == 4:  # called at the start and after each epoch, before its checkpoint
+            raise Stop
+        return 0.5
+
+    calls = []
+    with pytest.raises(Stop):
+        train(d, pairs, stop_before_the_third_checkpoint)
+    assert [path.name for path in sorted(d.folder("checkpoints").iterdir())] == ["000001", "000002"]
+    resumed = train(d, pairs, validation_mrr(pairs))
+    assert torch.equal(unbroken.target, resumed.target) and torch.equal(unbroken.context, resumed.context)
+    if optimizer == "rowwise_adagrad":
+        assert torch.equal(unbroken.target_sums, resumed.target_sums)
+    columns = ("epoch", "block", "pairs", "learning_rate", "loss")
+    assert [[row[name] for name in columns] for row in log_of(c)] == [[row[name] for name in columns] for row in log_of(d)]
+
+
+def test_a_killed_run_goes_on(run):
+    """A real process, killed with -9 in the middle of an epoch, then run again."""
+    c, pairs = run(epochs=200)
+    script = (
+        "import sys; from helpers.config import Config; from helpers.pairs.build import Pairs; from helpers.training.loop import train\n"
+        f"c = Config.of_preset('cs', **{ {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != 'preset'}!r})\n"
+        "train(c, Pairs(c))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(c.folder("checkpoints").glob("[0-9]*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    found = newest_checkpoint(c, pairs.fingerprint)
+    assert 2 <= found.epoch < 200
+    d = dataclasses.replace(c, epochs=found.epoch + 2)
+    assert train(d, pairs).epoch == found.epoch + 2
+    assert [int(row["epoch"]) for row in log_of(d)] == sorted(int(row["epoch"]) for row in log_of(d))
+
+
+def test_a_finished_run_is_not_trained_again(run, capsys):
+    c, pairs = run(epochs=2)
+    first = train(c, pairs)
+    again = train(c, pairs)
+    assert torch.equal(first.target, again.target) and "2 epochs are done, 0 to do" in capsys.readouterr().out
+
+
+def test_no_epochs_keep_the_start(run):
+    c, pairs = run(epochs=0)
+    assert train(c, pairs).epoch == 0 and trained_checkpoint(c, pairs.fingerprint).epoch == 0
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "empty manifest"])
+def test_a_damaged_checkpoint_is_passed_over(run, capsys, damage):
+    c, pairs = run(epochs=2)
+    train(c, pairs)
+    newest = c.folder("checkpoints") / "000002"
+    if damage == "flipped byte":
+        content = bytearray((newest / "target.npy").read_bytes())
+        content[-1] ^= 1
+        (newest / "target.npy").write_bytes(content)
+    elif damage == "missing file":
+        (newest / "context.npy").unlink()
+    elif damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        (newest / "manifest.json").write_text("")
+    assert newest_checkpoint(c, pairs.fingerprint).epoch == 1
+    assert "Checkpoint 000002 is passed over" in capsys.readouterr().out
+
+
+def test_another_runs_checkpoint_is_refused_and_named(run):
+    c, pairs = run(epochs=1)
+    train(c, pairs)
+    before = sorted(os.listdir(c.folder("checkpoints")))
+    with pytest.raises(ArtefactError, match=r"belongs to another run \(dimensions 8 there, 16 here\): choose another --out"):
+        train(dataclasses.replace(c, dimensions=16), pairs)
+    with pytest.raises(ArtefactError, match="other training pairs"):
+        newest_checkpoint(c, {**pairs.fingerprint, "contexts.npy": "0"})
+    assert sorted(os.listdir(c.folder("checkpoints"))) == before
+
+
+def test_no_checkpoint_yet(run):
+    c, pairs = run(epochs=1)
+    with pytest.raises(ArtefactError, match="holds no whole checkpoint yet; run notebook 03_train_embeddings first"):
+        trained_checkpoint(c, pairs.fingerprint)
+
+
+def test_only_the_newest_two_checkpoints_stay(run):
+    c, pairs = run(epochs=5)
+    train(c, pairs)
+    assert sorted(path.name for path in c.folder("checkpoints").iterdir()) == ["000004", "000005"]
+    manifest = json.loads((c.folder("checkpoints") / "000005" / "manifest.json").read_text())
+    assert manifest["config"]["dimensions"] == 8 and manifest["epoch"] == 5
+
+
+def test_a_loss_that_stays_at_chance_stops_the_run(run, monkeypatch):
+    monkeypatch.setattr(loop, "ALARM_PAIRS", 3000)
+    c, pairs = run(epochs=5, warm_start=(), learning_rate=1e-8)
+    with pytest.raises(
+        TrainingError, match=r"The loss stays at chance \(4.15\d, chance 4.159\) after 3,\d+ pairs: .* try a higher learning rate"
+    ):
+        train(c, pairs)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(run):
+    c, pairs = run(epochs=1)
+    train(c, pairs)
+    d = dataclasses.replace(c, epochs=3)
+    found = newest_checkpoint(d, pairs.fingerprint)
+    original = loop.train_batch
+    loop.train_batch = lambda *arguments: original(*arguments) * float("nan")
+    try:
+        with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.1\)"):
+            train(d, pairs)
+    finally:
+        loop.train_batch = original
+    assert newest_checkpoint(d, pairs.fingerprint).path == found.path
+
+
+def test_a_gpu_that_is_not_there(run):
+    if torch.cuda.is_available():
+        return
+    c, pairs = run(epochs=1, device="cuda")
+    with pytest.raises(TrainingError, match="no GPU that torch can use"):
+        train(c, pairs)
