@@ -89,8 +89,9 @@ def test_openalex_and_nih_describe_the_same_papers(config, tmp_path):
     build_corpus(nih)
     build_corpus(openalex)
     topics = pd.read_csv(DATA / "topics.csv.gz", dtype=str).dropna(subset=["pmid"]).set_index("paper_id")["pmid"].to_dict()
+    pmids = set(topics.values())
     with_record = {(topics[citing], topics.get(cited)) for citing, cited in edges_of(openalex)}
-    assert {edge for edge in edges_of(nih) if edge[1] in set(topics)} == {edge for edge in with_record if edge[1]}
+    assert {edge for edge in edges_of(nih) if edge[1] in pmids} == {edge for edge in with_record if edge[1]}
     titles = {c: dict(zip(*(open_corpus(c)[0][name].to_pylist() for name in ("paper_id", "title")), strict=True)) for c in (nih, openalex)}
     assert all(titles[nih][pmid] == titles[openalex][paper] for paper, pmid in topics.items())
 

@@ -18,7 +18,7 @@ MOST_QUERIES = 5000  # a split: more would narrow the interval by little and tak
 HITS = (1, 10, 50)
 CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
 
-Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (queries (n,), papers (n, m)) -> scores (n, m)
+Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # (queries (n,), papers (n, m)) -> name -> scores (n, m)
 
 
 def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,47 +42,51 @@ class Questions:
         excluded = _are_neighbours(pairs.indptr, pairs.contexts, self.queries, self.candidates)
         self.excluded = excluded | (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
 
-    def ranks(self, score: Score, values_per_paper: int = 1) -> np.ndarray:
-        """The answers' ranks, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
-        ranks = np.empty(len(self.queries))
+    def ranks(self, scores: Scores, values_per_paper: int = 1) -> dict[str, np.ndarray]:
+        """The answers' ranks by each score, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
         step = max(1, CHUNK_VALUES // ((CANDIDATES + 1) * values_per_paper))
-        for first in range(0, len(ranks), step):
+        ranks = {}
+        for first in range(0, len(self.queries), step):
             chunk = slice(first, first + step)
             papers = np.concatenate([self.answers[chunk, None], self.candidates[chunk]], axis=1)
-            scores = score(self.queries[chunk], papers)
-            candidates, answers = np.where(self.excluded[chunk], -np.inf, scores[:, 1:]), scores[:, :1]
-            ranks[chunk] = 1 + (candidates > answers).sum(axis=1) + 0.5 * (candidates == answers).sum(axis=1)
+            for name, of_papers in scores(self.queries[chunk], papers).items():
+                candidates, answers = np.where(self.excluded[chunk], -np.inf, of_papers[:, 1:]), of_papers[:, :1]
+                better, equal = (candidates > answers).sum(axis=1), (candidates == answers).sum(axis=1)
+                ranks.setdefault(name, np.empty(len(self.queries)))[chunk] = 1 + better + 0.5 * equal
         return ranks
 
 
-def readings(target: np.ndarray, context: np.ndarray) -> dict[str, Score]:
-    """The ways to score a pair of papers from the two tables, float (N, D) each."""
+def readings(target: np.ndarray, context: np.ndarray) -> Scores:
+    """The ways to score pairs of papers from the two tables, float (N, D) each."""
 
-    def dot(left: np.ndarray, right: np.ndarray) -> Score:
-        return lambda queries, papers: np.einsum("nd,nmd->nm", left[queries], right[papers], optimize=True)
+    def scores(queries, papers):
+        of_targets, of_contexts = target[papers], context[papers]
+        forward = np.matmul(of_contexts, target[queries][:, :, None])[:, :, 0]
+        backward = np.matmul(of_targets, context[queries][:, :, None])[:, :, 0]
+        lengths = np.sqrt(np.einsum("nmd,nmd->nm", of_targets, of_targets)) * np.linalg.norm(target[queries], axis=1)[:, None]
+        cosine = np.matmul(of_targets, target[queries][:, :, None])[:, :, 0] / np.maximum(lengths, 1e-12)
+        return {
+            "target.context": forward,
+            "context.target": backward,
+            "target.context + context.target": forward + backward,
+            "target-target cosine": cosine,
+        }
 
-    def cosine(queries, papers):
-        rows, query = target[papers], target[queries]
-        lengths = np.linalg.norm(rows, axis=2) * np.linalg.norm(query, axis=1)[:, None]
-        return np.einsum("nd,nmd->nm", query, rows, optimize=True) / np.maximum(lengths, 1e-12)
-
-    forward, backward = dot(target, context), dot(context, target)
-    return {
-        "target.context": forward,
-        "context.target": backward,
-        "target.context + context.target": lambda queries, papers: forward(queries, papers) + backward(queries, papers),
-        "target-target cosine": cosine,
-    }
+    return scores
 
 
-def baselines(pairs: Pairs, seed: int = 0) -> dict[str, Score]:
+def baselines(pairs: Pairs, seed: int = 0) -> Scores:
     """What needs no training: random scores, popularity (training degree), the number of common neighbours."""
     generator, degree = np.random.default_rng(seed), np.diff(pairs.indptr)
-    return {
-        "random": lambda queries, papers: generator.random(papers.shape),
-        "popularity": lambda queries, papers: degree[papers].astype(np.float64),
-        "common neighbours": lambda queries, papers: _common_neighbours(pairs.indptr, pairs.contexts, queries, papers).astype(np.float64),
-    }
+
+    def scores(queries, papers):
+        return {
+            "random": generator.random(papers.shape),
+            "popularity": degree[papers].astype(np.float64),
+            "common neighbours": _common_neighbours(pairs.indptr, pairs.contexts, queries, papers).astype(np.float64),
+        }
+
+    return scores
 
 
 def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
@@ -112,12 +116,11 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 
         "test": len(test),
         "candidates": CANDIDATES,
         "test_with_an_untrained_end": int((degree[test] == 0).any(axis=1).sum()),
-        "readings": {},
-        "baselines": {name: summary(of_test.ranks(score), seed) for name, score in baselines(pairs, seed).items()},
+        "readings": {name: summary(ranks, seed) for name, ranks in of_test.ranks(readings(target, context), D).items()},
+        "baselines": {name: summary(ranks, seed) for name, ranks in of_test.ranks(baselines(pairs, seed)).items()},
     }
-    for name, score in readings(target, context).items():
-        validation_mrr = float((1 / of_validation.ranks(score, D)).mean())
-        results["readings"][name] = {**summary(of_test.ranks(score, D), seed), "validation_mrr": validation_mrr}
+    for name, ranks in of_validation.ranks(readings(target, context), D).items():
+        results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
     return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
 
@@ -147,7 +150,7 @@ def validation_mrr(pairs: Pairs, most: int = 1000, seed: int = 0) -> Callable[[n
     def mrr(target: np.ndarray, context: np.ndarray) -> float | None:
         if questions is None:
             return None
-        return max(float((1 / questions.ranks(score, target.shape[1])).mean()) for score in readings(target, context).values())
+        return max(float((1 / ranks).mean()) for ranks in questions.ranks(readings(target, context), target.shape[1]).values())
 
     return mrr
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
 
 CHUNK_ROWS = 1 << 15  # rows compared at a time
@@ -65,7 +66,8 @@ def neighbour_table(papers: pa.Table, vectors: np.ndarray, query: int, k: int = 
     """The k nearest titled papers of one paper as a table to read: rank, cosine, title, year, citations, paper_id."""
     titled = papers["title"].is_valid().to_numpy()
     rows, cosines = nearest(vectors, np.array([query]), k, allowed=titled)
-    found = papers.select(["title", "year", "degree", "few_citations", "paper_id"]).take(rows[0]).to_pandas(integer_object_nulls=True)
+    found = papers.select(["title", "year", "degree", "paper_id"]).take(rows[0]).to_pandas(integer_object_nulls=True)
     found.insert(0, "rank", np.arange(1, k + 1))
     found.insert(1, "cosine", cosines[0].astype(float).round(3))
-    return found.rename(columns={"degree": "citations", "few_citations": "few citations"})
+    found.insert(5, "few citations", found["degree"] < FEW_CITATIONS)
+    return found.rename(columns={"degree": "citations"})
