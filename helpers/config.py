@@ -36,7 +36,7 @@ class Config:
     noise_power: float = 0.75  # negatives are drawn with probability ~ degree ** noise_power
     negatives: int = 5  # K, negatives a pair
     optimizer: str = "rowwise_adagrad"
-    learning_rate: float = 0.1  # at the start; falls linearly to a tenth at the end
+    learning_rate: float = 0.05  # at the start; falls linearly to a tenth at the end
     warm_start: tuple[float, ...] = (1.0, 2.0, 2.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
     batch_pairs: int = 4096  # B, pairs a step
     block_pairs: int = 1 << 18  # pairs a block, the unit of progress
@@ -102,9 +102,9 @@ PRESETS: dict[str, dict] = {
         dumps=(ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz"),
         subset="all",
         dimensions=64,
-        epochs=10,
+        epochs=5,
         block_pairs=1 << 15,  # a point of the loss curve each
     ),
-    "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
-    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10),
+    "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=5),
+    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=5),
 }

@@ -226,7 +226,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(run):
     original = loop.train_batch
     loop.train_batch = lambda *arguments: original(*arguments) * float("nan")
     try:
-        with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.1\)"):
+        with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.05\)"):
             train(d, pairs)
     finally:
         loop.train_batch = original

@@ -24,7 +24,6 @@ def run(quick: bool = False) -> dict[str, float] | None:
     if real_data.paper_data() is None:
         print("This benchmark needs real citation data: set PAPER_DATA to its folder.")
         return None
-    pd.set_option("display.max_colwidth", 100, "display.width", 200)
     with tempfile.TemporaryDirectory() as folder:
         figures, place = {}, Path(folder)
         medline = helpers_run(
@@ -52,7 +51,12 @@ def show(papers, vectors, paper: int) -> None:
     """Print a paper and its ten neighbours."""
     row = papers.slice(paper, 1).to_pylist()[0]
     print(f"\n{row['title']} ({row['year']}, {row['degree']} citations, {row['paper_id']})")
-    print(neighbour_table(papers, vectors, paper)[["cosine", "title", "year", "citations"]].to_string(index=False), flush=True)
+    print(
+        neighbour_table(papers, vectors, paper)[["cosine", "title", "year", "citations"]].to_string(
+            index=False, justify="left", max_colwidth=95
+        ),
+        flush=True,
+    )
 
 
 def link_figures(name: str, out: Path) -> dict[str, float]:
@@ -92,8 +96,9 @@ def same_review(out: Path) -> dict[str, float]:
     same = np.array(
         [[bool(set(reviews[paper]) & set(reviews[other])) for other in row] for paper, row in zip(asked, neighbours, strict=True)]
     )
-    shown = pd.Series(asked).groupby([reviews[paper][0] for paper in asked]).first()
-    for review, paper in shown.items():
+    in_corpus = [int(has_record[step(np.array([paper]))].sum()) for paper in asked]  # shown: of each review the work best connected
+    shown = pd.DataFrame({"review": [reviews[paper][0] for paper in asked], "paper": asked, "in_corpus": in_corpus})
+    for review, paper in shown.sort_values("in_corpus", kind="stable").groupby("review")["paper"].last().items():
         print(f"\nReview {review}")
         show(exported, target, int(paper))
     return {
