@@ -18,6 +18,7 @@ from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
+QUIET = {"extra_arguments": ["--log-level=ERROR"]}  # the kernel's own warnings (its local port is not encrypted) are no news to a user
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,7 +102,7 @@ def run(config: Config, parameters: dict) -> int:
             executed = Path(folder) / notebook.name
             try:
                 papermill.execute_notebook(
-                    str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent)
+                    str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent), **QUIET
                 )
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:
