@@ -13,6 +13,7 @@ from pathlib import Path
 from helpers.artefacts import new_file, sentences_for_disk_errors
 from helpers.config import PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.dumps import files_of
+from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, UserError
 from helpers.training.loop import chance_loss
 
@@ -29,7 +30,12 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command line."""
     top = _Parser(prog="python -m helpers", description="Embeddings of every paper in a citation dump.")
-    run = top.add_subparsers(dest="command", required=True).add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("environment", help="check this machine: versions, RAM, GPU, disk")
+    repository = commands.add_parser("repository", help="put the project's public address into badges, setup cells and README")
+    repository.add_argument("address", metavar="URL", help="https://github.com/OWNER/NAME")
+    repository.add_argument("--tag", default=TAG, help=f"the tag that notebooks clone (default: {TAG})")
+    run = commands.add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
     run.add_argument("--preset", required=True, help=", ".join(PRESETS))
     run.add_argument("--dump", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, all read into one corpus")
     run.add_argument("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
@@ -50,6 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when all went well, 2 with one sentence on standard error for bad input, 1 for a fault of ours."""
     try:
         given = parser().parse_args(arguments)
+        if given.command == "environment":
+            return environment()
+        if given.command == "repository":
+            for path in rewrite_repository(given.address, given.tag):
+                print(f"{path} now names {given.address} at {given.tag}")
+            return 0
         filters = {
             name: getattr(given, name) for name in ("field", "first_year", "last_year", "min_degree") if getattr(given, name) is not None
         }
@@ -71,6 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to go on from the last checkpoint.", file=sys.stderr)
         return 130
+
+
+def environment() -> int:
+    """Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise."""
+    rows = checks(Path.cwd())
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for what, found, verdict in rows:
+        print(f"{what:<{widths[0]}}  {found:<{widths[1]}}  {verdict}")
+    return 0 if all(verdict in ("OK", "not needed on Colab") for _, _, verdict in rows) else 2
 
 
 def _check_places(config: Config) -> None:

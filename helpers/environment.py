@@ -1,17 +1,63 @@
-"""Where a notebook runs: versions printed, errors meant for the user shown as one sentence."""
+"""Where a notebook runs: what is installed, what is missing, and errors meant for the user shown as one sentence."""
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 import sys
-
-import torch
+from pathlib import Path
 
 from helpers import __version__
 from helpers.config import ROOT
-from helpers.errors import UserError
+from helpers.errors import ConfigError, UserError
+from helpers.memory import available_ram
 
+# The one place of the project's public address; `python -m helpers repository URL [TAG]` rewrites it here, in notebooks and README.
+REPOSITORY, TAG = "https://github.com/OWNER/paper-embeddings", "v0.1.0"
+
+NEVER_TOUCHED = ("torch", "numpy", "pandas", "pyarrow", "ipython", "ipykernel")  # a notebook that replaces these breaks its own runtime
+NOT_FOR_NOTEBOOKS = ("jupyter",)  # Colab has its own server; elsewhere it is running already
 SHOWN = ("torch", "numpy", "pandas", "pyarrow", "numba", "matplotlib")
+
+
+def requirements(path: Path = ROOT / "requirements.txt") -> list[tuple[str, str, str]]:
+    """(name, lower bound, who needs it) of each line `name>=bound  # who`."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return [(*line.split("#")[0].strip().split(">="), line.split("#")[1].strip()) for line in lines]
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed package, None where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def older(version: str, bound: str) -> bool:
+    """Whether a version lies below a lower bound: 2.9.1 below 2.10."""
+    from packaging.version import Version
+
+    return Version(version) < Version(bound)
+
+
+def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
+    """Install the packages of `path` that are missing, saying which and why; returns their requirements. Never replaces a package.
+
+    Raises ConfigError where one of NEVER_TOUCHED is missing, or pip fails.
+    """
+    missing = [line for line in requirements(path) if not installed(line[0]) and line[0] not in NOT_FOR_NOTEBOOKS]
+    for name, _, why in missing:
+        if name in NEVER_TOUCHED:
+            raise ConfigError(f"{name} is missing ({why}): choose a Colab runtime, or `pip install -r requirements.txt` and start again.")
+        print(f"Installing {name}: {why}")
+    wanted = [f"{name}>={bound}" for name, bound, _ in missing]
+    if wanted:
+        done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConfigError(f"{', '.join(wanted)} could not be installed ({reason}); check the network and run this cell again.")
+    return wanted
 
 
 def commit() -> str:
@@ -23,14 +69,22 @@ def commit() -> str:
     return answer.stdout.strip()
 
 
+def device_name() -> str:
+    """The GPU's name and memory, or "no GPU"."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return f"{torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB)"
+
+
 def start_notebook() -> None:
-    """Print versions, commit and device, and show errors meant for the user as one sentence: a notebook's first call."""
-    print(f"helpers {__version__} (commit {commit()}) in {ROOT}")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in SHOWN)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"Python {platform.python_version()}, {versions}; {device}")
+    """A notebook's first call: install what is missing, print versions, commit and device, show a UserError as one sentence."""
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
         shell.set_custom_exc((UserError,), _one_sentence)
+    install_missing()
+    print(f"helpers {__version__} (commit {commit()}) in {ROOT}")
+    print(f"Python {platform.python_version()}, {', '.join(f'{name} {installed(name)}' for name in SHOWN)}; {device_name()}")
 
 
 def _one_sentence(shell, kind, error, traceback, tb_offset=None) -> list[str]:
@@ -38,3 +92,43 @@ def _one_sentence(shell, kind, error, traceback, tb_offset=None) -> list[str]:
     sentence = f"{kind.__name__}: {error}"
     shell._showtraceback(kind, error, [sentence])
     return [sentence]
+
+
+def checks(folder: Path) -> list[tuple[str, str, str]]:
+    """(what, found, "OK" or what to do) of this machine: Python, packages against their lower bounds, RAM, GPU, disk of `folder`."""
+    rows = [("Python", platform.python_version(), "OK" if sys.version_info >= (3, 11) else "take Python 3.11 or newer")]
+    for name, bound, why in requirements():
+        version = installed(name)
+        if version is None:
+            verdict = "not needed on Colab" if name in NOT_FOR_NOTEBOOKS else f"pip install '{name}>={bound}' ({why})"
+        else:
+            verdict = f"older than {bound}: pip install -U '{name}>={bound}'" if older(version, bound) else "OK"
+        rows.append((name, version or "missing", verdict))
+    ram, disk = available_ram() / 1e9, shutil.disk_usage(folder).free / 1e9
+    rows.append(("RAM", f"{ram:.1f} GB available", "OK" if ram >= 2 else "close other notebooks: the sample needs 1 GB"))
+    gpu = device_name() if installed("torch") else "unknown"
+    rows.append(("GPU", gpu, "OK"))  # nothing needs one
+    rows.append(("disk", f"{disk:.1f} GB free in {folder}", "OK" if disk >= 1 else "free some: a run needs 1 GB at least"))
+    return rows
+
+
+def rewrite_repository(address: str, tag: str) -> list[Path]:
+    """Put a new public address and tag in place of the old in this module, the notebooks and the README; returns the files changed."""
+    if not address.startswith("https://github.com/") or len(address.split("/")) != 5:
+        raise ConfigError(f"{address} is not of the form https://github.com/OWNER/NAME, which Colab's badges need.")
+    old, new = REPOSITORY.removeprefix("https://github.com/"), address.removeprefix("https://github.com/")
+    changes = [  # the forms that the address and the tag take: setup cell and constant, badge, clone command
+        (f'"https://github.com/{old}", "{TAG}"', f'"https://github.com/{new}", "{tag}"'),
+        (f'\\"https://github.com/{old}\\", \\"{TAG}\\"', f'\\"https://github.com/{new}\\", \\"{tag}\\"'),  # in a notebook's JSON
+        (f"github/{old}/blob/{TAG}/", f"github/{new}/blob/{tag}/"),
+        (f"--branch {TAG} https://github.com/{old}", f"--branch {tag} https://github.com/{new}"),
+    ]
+    changed = []
+    for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", Path(__file__)]:
+        text = after = path.read_text(encoding="utf-8")
+        for before, replacement in changes:
+            after = after.replace(before, replacement)
+        if after != text:
+            path.write_text(after, encoding="utf-8")
+            changed.append(path)
+    return changed

@@ -10,7 +10,7 @@ import pytest
 from helpers.artefacts import map_array, new_file, new_folder, read_json, read_manifest, write_manifest
 from helpers.config import CORPUS_SETTINGS, PAIRS_SETTINGS, PRESETS, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, ConfigError
-from helpers.export import open_embeddings, write_embeddings
+from helpers.export.embeddings import open_embeddings, write_embeddings
 
 
 def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
@@ -115,7 +115,7 @@ def example_papers(N: int) -> pa.Table:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_contract_of_embeddings(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("helpers.export.CHUNK_ROWS", 7)
+    monkeypatch.setattr("helpers.export.embeddings.CHUNK_ROWS", 7)
     generator = np.random.default_rng(0)
     target, context = generator.standard_normal((2, 50, 5)).astype(np.float32)
     write_embeddings(tmp_path / "embeddings", example_papers(50), target, context, dtype, source="test")

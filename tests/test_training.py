@@ -45,7 +45,7 @@ def log_of(config) -> list[dict]:
 
 
 def test_it_learns_and_says_so(run):
-    c, pairs = run(epochs=8)
+    c, pairs = run(epochs=8, learning_rate=0.1)
     result = train(c, pairs, validation_mrr(pairs))
     rows = log_of(c)
     assert tuple(rows[0]) == LOG_COLUMNS and result.epoch == 8

@@ -128,7 +128,7 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 
 def verdict(metrics: dict) -> str:
     """Did it learn? In one sentence, from what `evaluate` returned."""
     if not metrics:
-        return "Nothing was held out: every citation was trained on, so there is no score; look at the neighbours."
+        return "Nothing was held out, so there is no score here; look at the neighbours."
     better = max(("random", "popularity"), key=lambda name: metrics["baselines"][name]["mrr"])
     times = metrics["mrr"] / metrics["baselines"][better]["mrr"]
     learned = "It learned" if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"

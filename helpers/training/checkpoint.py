@@ -47,8 +47,10 @@ def save_checkpoint(
     return path
 
 
-def newest_checkpoint(config: Config, fingerprint: dict, any_settings: bool = False) -> Checkpoint | None:
-    """The newest checkpoint of this run that verifies, None where there is none; with `any_settings` only the pairs must be the same.
+def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True) -> Checkpoint | None:
+    """The newest checkpoint of this run that verifies, None where there is none.
+
+    To train on, the settings must be the same and the tables are loaded; to read only, they are memory-mapped.
 
     Raises ArtefactError where the folder belongs to another run (other pairs, or a setting that may not change), naming what differs.
     """
@@ -58,7 +60,7 @@ def newest_checkpoint(config: Config, fingerprint: dict, any_settings: bool = Fa
         except ArtefactError as error:
             print(f"Checkpoint {path.name} is passed over: {error}")
             continue
-        expected = {} if any_settings else config.part(TRAINING_SETTINGS)
+        expected = config.part(TRAINING_SETTINGS) if to_train else {}
         differs = [name for name, value in expected.items() if manifest["config"].get(name) != value]
         differs = [
             f"{name} {manifest['config'].get(name)} there, {getattr(config, name)} here" for name in differs if name not in MAY_CHANGE
@@ -72,7 +74,7 @@ def newest_checkpoint(config: Config, fingerprint: dict, any_settings: bool = Fa
 
         def tensor(name: str, path: Path = path) -> torch.Tensor | None:
             file = path / f"{name}.npy"
-            return torch.from_numpy(np.load(file)) if file.exists() else None
+            return torch.from_numpy(np.load(file, mmap_mode=None if to_train else "c")) if file.exists() else None
 
         tables = [tensor(name) for name in ("target", "context", "target_sums", "context_sums")]
         return Checkpoint(*tables, epoch=manifest["epoch"], log=manifest["log"], settings=manifest["config"], path=path)
@@ -80,8 +82,11 @@ def newest_checkpoint(config: Config, fingerprint: dict, any_settings: bool = Fa
 
 
 def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
-    """The newest checkpoint in `out`, whatever its settings; raises ArtefactError where there is none or it is of other pairs."""
-    found = newest_checkpoint(config, fingerprint, any_settings=True)
+    """The newest checkpoint in `out`, whatever its settings, its tables memory-mapped.
+
+    Raises ArtefactError where there is none, or it is of other pairs.
+    """
+    found = newest_checkpoint(config, fingerprint, to_train=False)
     if found is None:
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
     return found

@@ -124,6 +124,19 @@ def train_batch(target: OffloadedTable, context: OffloadedTable, targets, contex
     return loss.item()
 
 
+def estimated_seconds(config: Config, pairs: Pairs, batches: int = 4) -> float:
+    """How long the training will take, from a few batches on throw-away tables of this run's shape (at most 100,000 rows), in seconds."""
+    N = min(pairs.papers, 100_000)
+    generator = np.random.default_rng(0)
+    tables = [OffloadedTable(torch.randn(N, config.dimensions) * 0.1, config.optimizer, pick_device(config)) for _ in range(2)]
+    for batch in range(batches + 1):
+        if batch == 1:  # the first one warms up
+            start = time.perf_counter()
+        sizes = (config.batch_pairs,), (config.batch_pairs,), (config.batch_pairs, config.negatives)
+        train_batch(*tables, *(torch.from_numpy(generator.integers(0, N, size)) for size in sizes), 0.01)
+    return (time.perf_counter() - start) / (batches * config.batch_pairs) * config.epochs * len(pairs.contexts)
+
+
 def _check_learning(config: Config, log: list[dict]) -> None:
     """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
     losses, chance = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives)

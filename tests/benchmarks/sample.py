@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.config import ROOT
-from helpers.export import open_embeddings
+from helpers.export.embeddings import open_embeddings
 from helpers.neighbors.search import nearest
 
 K = 10

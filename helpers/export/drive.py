@@ -1,0 +1,180 @@
+"""Keeping results on Google Drive, or in any folder: copied under new names, opened again and verified, the manifest last.
+
+Drive's mount writes to the machine's own disk first, may drop in the middle, and counts deleted files until its Trash is emptied; so
+nothing is memory-mapped, appended or renamed there, and a failed copy is cut to 0 bytes before it is deleted.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.artefacts import MANIFEST, read_manifest, sha256
+from helpers.errors import ArtefactError
+from helpers.progress import progress
+
+MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
+COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
+SPARE_BYTES = 50_000_000  # left free beside what is copied
+DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
+
+
+def on_colab() -> bool:
+    """Whether this is Colab: whether its Drive module can be imported."""
+    try:
+        import google.colab.drive  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def mount(folder: str) -> Path:
+    """The folder to keep results in, made if need be: below My Drive on Colab (which asks for permission), a plain path elsewhere.
+
+    Raises ArtefactError where Drive is not allowed or `folder` cannot be made.
+    """
+    place = Path(folder).expanduser()
+    if on_colab():
+        from google.colab import drive
+
+        try:
+            drive.mount(str(MOUNT))
+        except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
+            raise ArtefactError(f"Google Drive was not mounted ({error}); run this cell again and allow the access it asks for.") from error
+        place = MOUNT / "MyDrive" / folder
+    with _sentences(place):
+        place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def flush_and_unmount() -> None:
+    """Wait until Drive has everything that was written; a no-op outside Colab. Raises ArtefactError where it could not be flushed."""
+    if on_colab():
+        from google.colab import drive
+
+        try:
+            drive.flush_and_unmount()
+        except Exception as error:
+            raise ArtefactError(
+                f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
+            ) from error
+
+
+def check_space(place: Path, need: int) -> None:
+    """Raise ArtefactError where `place` has not `need` bytes free and some to spare."""
+    with _sentences(place):
+        free = shutil.disk_usage(place).free
+    if need + SPARE_BYTES > free:
+        raise ArtefactError(
+            f"{place} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; choose a smaller form (int8 is the smallest that "
+            "keeps the neighbours), or make room (Drive's Trash counts too)."
+        )
+
+
+def keep(source: Path, place: Path, name: str) -> Path:
+    """Copy a finished folder (files and manifest) to `place/name` or, where that exists, `place/name-2`, ...; returns the new folder.
+
+    Every file is opened again and compared by size and sha256; the manifest comes last, so a folder without one is not whole.
+    Raises ArtefactError, and leaves nothing, where space is short, Drive drops, or a file does not come back as it went.
+    """
+    manifest = read_manifest(source, "the notebook that makes it", verify=True)
+    check_space(place, sum(facts["bytes"] for facts in manifest["files"].values()))
+    copy = next(path for path in (place / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000)) if not path.exists())
+    whole = False
+    try:
+        with _sentences(copy), progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
+            copy.mkdir(parents=True)
+            for file in [*manifest["files"], MANIFEST]:
+                _copy_file(source / file, copy / file, bar)
+                expected = manifest["files"].get(file, {"bytes": (source / file).stat().st_size, "sha256": sha256(source / file)})
+                if (copy / file).stat().st_size != expected["bytes"] or sha256(copy / file) != expected["sha256"]:
+                    raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
+        whole = True
+    finally:
+        if not whole:
+            _erase(copy)
+    return copy
+
+
+def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
+    """Keep finished folders in `drive_folder` (see `mount`) as `NAME-FORM`, then flush Drive; returns the copies, [] where it is ""."""
+    if not drive_folder:
+        return []
+    place = mount(drive_folder)
+    copies = [keep(folder, place, f"{name}-{folder.name}") for folder in folders]
+    flush_and_unmount()
+    return copies
+
+
+def open_finished(place: str, downloads: Path) -> Path:
+    """The folder of finished embeddings that `place` names, verified by its manifest: a folder, or a shared link to a Drive folder.
+
+    A link is downloaded into `downloads`, going on where an earlier download stopped. Raises ArtefactError with what to do.
+    """
+    folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
+    if not folder.is_dir():
+        raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
+    read_manifest(folder, "the export (notebook 06), or the download,", verify=True)
+    return folder
+
+
+def _download(link: str, downloads: Path) -> Path:
+    found = DRIVE_LINK.search(link)
+    if not found:
+        raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
+    import gdown  # here: only a shared link needs it
+
+    folder = downloads / found[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files = gdown.download_folder(id=found[1], output=f"{folder}{os.sep}", use_cookies=False, resume=True)
+    except Exception as error:  # gdown 6 raises DownloadError, gdown 5 several kinds
+        raise ArtefactError(_refusal(link, " ".join(str(error).split())[:200])) from error
+    if not files:  # gdown 5 returns None where 6 raises
+        raise ArtefactError(_refusal(link, "nothing was downloaded"))
+    return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
+
+
+def _refusal(link: str, reason: str) -> str:
+    if "many" in reason.lower() and ("users" in reason.lower() or "accesses" in reason.lower()):
+        return f"Google lends {link} no more today, too many have downloaded it: add a copy to your own Drive and open that instead."
+    return f"{link} could not be downloaded ({reason}): check that it is shared with «anyone with the link», then run this cell again."
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _copy_file(source: Path, copy: Path, bar) -> None:
+    with open(source, "rb") as reader, open(copy, "xb") as writer:
+        while part := reader.read(COPY_BYTES):
+            writer.write(part)
+            bar.update(len(part))
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _erase(folder: Path) -> None:
+    """Delete a half copy, its files cut to nothing first: what is in Drive's Trash counts against the quota."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            os.truncate(file, 0)
+            file.unlink()
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            what = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
+        else:
+            what = f"{error.strerror or error}; check the place and run this cell again"
+        raise ArtefactError(f"{path} was not kept: {what}.") from error

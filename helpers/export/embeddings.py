@@ -1,0 +1,100 @@
+"""The answer: `out/embeddings/` (two tables of vectors, their papers, a manifest), and opening it, trained here or elsewhere."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from helpers.artefacts import map_array, new_folder, read_manifest, write_manifest
+from helpers.config import Config
+from helpers.corpus.build import open_corpus
+from helpers.environment import commit
+from helpers.errors import ArtefactError
+from helpers.export.drive import open_finished
+from helpers.export.formats import Dequantised, as_float16, chunks, write_npy
+from helpers.neighbors.evaluate import evaluate
+from helpers.pairs.build import Pairs
+from helpers.training.checkpoint import trained_checkpoint
+
+NOTEBOOK = "notebook 04_evaluate_neighbors"
+COLUMNS = ("paper_id", "title", "year", "degree")
+
+
+def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context: np.ndarray, **facts) -> None:
+    """Write `folder`: target.npy and context.npy float16 (N, D), papers.parquet, manifest.json with the facts given.
+
+    papers: a table of N lines with COLUMNS; target, context: float (N, D). Raises ArtefactError where a value does not fit float16.
+    """
+    with new_folder(folder) as new:
+        for name, table in (("target", target), ("context", context)):
+            write_npy(new / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))
+        pa.parquet.write_table(with_rows(papers), new / "papers.parquet")
+        write_manifest(new, form="npy_float16", dtype="float16", shape=list(target.shape), **facts)
+
+
+def with_rows(papers: pa.Table) -> pa.Table:
+    """The papers' columns of the export, with `row` int32 in front."""
+    return pa.table({"row": np.arange(len(papers), dtype=np.int32), **{name: papers[name] for name in COLUMNS}})
+
+
+def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
+    """(papers, target, context, manifest) of a finished folder of .npy or int8 form, the vectors memory-mapped; raises ArtefactError."""
+    folder = Path(folder)
+    manifest = read_manifest(folder, NOTEBOOK)
+    form = manifest.get("form")
+    if form not in ("npy_float16", "npy_float32", "int8"):
+        raise ArtefactError(f"{folder} holds the form {form!r}; open the folder of form npy_float16, npy_float32 or int8 instead.")
+    if form == "int8":
+        tables = [
+            Dequantised(map_array(folder / f"{name}_int8.npy", NOTEBOOK), np.load(folder / f"{name}_scales.npy"))
+            for name in ("target", "context")
+        ]
+    else:
+        tables = [map_array(folder / f"{name}.npy", NOTEBOOK) for name in ("target", "context")]
+    papers = pa.parquet.read_table(folder / "papers.parquet")
+    if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
+        raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
+    return papers, *tables, manifest
+
+
+@dataclasses.dataclass
+class Answer:
+    """Vectors to look at, trained in this run or opened finished."""
+
+    where: str  # the checkpoint, or the folder they were opened from
+    papers: pa.Table
+    target: np.ndarray  # float (N, D), memory-mapped
+    context: np.ndarray
+    facts: dict  # settings, code version: what the manifest says of where they come from
+    pairs: Pairs | None  # None where they were opened finished
+
+    def metrics(self) -> dict:
+        """The held-out scores: measured now for a run of this folder, else those that came with the vectors."""
+        return evaluate(self.pairs, self.target, self.context) if self.pairs else self.facts.get("metrics", {})
+
+    def keep(self, folder: Path, metrics: dict) -> Path:
+        """Write the vectors as `folder`, unless they were opened finished; returns where they are."""
+        if self.pairs is None:
+            return Path(self.where)
+        write_embeddings(folder, self.papers, self.target, self.context, **self.facts, metrics=metrics)
+        return folder
+
+
+def open_answer(config: Config, place: str = "") -> Answer:
+    """The vectors of the newest checkpoint in `config.out`, or finished ones from `place` (a folder, or a link to a shared Drive folder).
+
+    Raises ArtefactError where there are none, or where they are not whole.
+    """
+    if place:
+        folder = open_finished(place, Path(config.out) / "downloads")
+        papers, target, context, manifest = open_embeddings(folder)
+        facts = {name: value for name, value in manifest.items() if name != "files"}
+        return Answer(str(folder), papers, target, context, facts, None)
+    papers, _, _, report = open_corpus(config)
+    pairs = Pairs(config)
+    trained = trained_checkpoint(config, pairs.fingerprint)
+    settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
+    facts = {"config": settings, "epochs": trained.epoch, "commit": commit()}
+    return Answer(str(trained.path), papers, trained.target.numpy(), trained.context.numpy(), facts, pairs)

@@ -1,0 +1,73 @@
+"""Finished embeddings in the forms a user asks for, each with its size before and its recall after."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from helpers.artefacts import new_folder, write_manifest
+from helpers.errors import ConfigError
+from helpers.export.drive import check_space
+from helpers.export.formats import FORMS
+from helpers.neighbors.search import nearest
+
+RECALL_QUERIES = 500
+
+
+class _ReadBack:
+    """A table as a reader of some form gets it, row by row."""
+
+    def __init__(self, table: np.ndarray, read_back):
+        self._table, self._read_back = table, read_back
+
+    def __len__(self):
+        return len(self._table)
+
+    def __getitem__(self, rows):
+        return np.asarray(self._read_back(np.asarray(self._table[rows], np.float32)), np.float32)
+
+
+def recall_at_10(table: np.ndarray, forms: list[str], titled: np.ndarray | None = None, seed: int = 0) -> dict[str, float]:
+    """Of the 10 nearest rows (cosine) of RECALL_QUERIES random papers, the share that each form still has among its 10.
+
+    table: float (N, D), rows as trained; titled: bool (N,), the papers asked for and about (None: all).
+    """
+    possible = np.flatnonzero(titled) if titled is not None else np.arange(len(table))
+    queries = np.sort(np.random.default_rng(seed).permutation(possible)[:RECALL_QUERIES])
+    k = min(10, len(possible) - 1)
+    if k < 1:
+        return dict.fromkeys(forms, 1.0)
+    exact, _ = nearest(table, queries, k, titled)
+    recall = {}
+    for form in forms:
+        found, _ = nearest(_ReadBack(table, FORMS[form].read_back), queries, k, titled)
+        recall[form] = float(np.mean([len(set(a) & set(b)) / k for a, b in zip(exact, found, strict=True)]))
+    return recall
+
+
+def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
+    """Bytes that each form of two N x D tables will take, about; raises ConfigError for a form that does not exist."""
+    for form in forms:
+        if form not in FORMS:
+            raise ConfigError(f"Form {form!r} does not exist; choose among {', '.join(FORMS)}.")
+    return {form: FORMS[form].bytes(N, D) for form in forms}
+
+
+def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> list[Path]:
+    """Write `out/FORM/` for each form, with papers.parquet and a manifest of its own; returns the folders.
+
+    tables: {"target": (N, D), "context": (N, D)}, float, possibly memory-mapped; papers: row, paper_id, title,
+    year, degree; facts: for the manifests.
+    Raises ArtefactError where the disk has not room for all of them.
+    """
+    N, D = tables["target"].shape
+    out.mkdir(parents=True, exist_ok=True)
+    check_space(out, sum(sizes(forms, N, D).values()))
+    for form in forms:
+        with new_folder(out / form) as folder:
+            FORMS[form].write(folder, tables, papers)
+            if form != "projector":
+                pa.parquet.write_table(papers, folder / "papers.parquet")
+            write_manifest(folder, **{**facts, "form": form, "shape": [N, D]})
+    return [out / form for form in forms]
