@@ -63,7 +63,9 @@ def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
 def commit() -> str:
     """The checkout's git commit, "unknown" where there is no git or no checkout."""
     try:
-        answer = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return answer.stdout.strip()

@@ -1,16 +1,12 @@
-"""Files that are whole or not there, settings that are checked, and the export's contract."""
+"""Files that are whole or not there, and settings that are checked."""
 
 import dataclasses
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 
 from helpers.artefacts import map_array, new_file, new_folder, read_json, read_manifest, write_manifest
 from helpers.config import CORPUS_SETTINGS, PAIRS_SETTINGS, PRESETS, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, ConfigError
-from helpers.export.embeddings import open_embeddings, write_embeddings
 
 
 def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
@@ -104,34 +100,3 @@ def test_settings_that_cannot_work(changes, sentence):
 def test_unknown_preset():
     with pytest.raises(ConfigError, match="Preset 'physics' does not exist; choose one of sample, cs, medline"):
         Config.of_preset("physics")
-
-
-def example_papers(N: int) -> pa.Table:
-    return pa.table({
-        "paper_id": [f"W{i}" for i in range(N)], "title": [f"Title {i}" for i in range(N)], "year": pa.array([2000] * N, pa.int32()),
-        "degree": pa.array(range(N, 0, -1), pa.int32()), "has_record": [True] * N,
-    })  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_the_contract_of_embeddings(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("helpers.export.embeddings.CHUNK_ROWS", 7)
-    generator = np.random.default_rng(0)
-    target, context = generator.standard_normal((2, 50, 5)).astype(np.float32)
-    write_embeddings(tmp_path / "embeddings", example_papers(50), target, context, dtype, source="test")
-    papers, written, other, manifest = open_embeddings(tmp_path / "embeddings")
-    assert isinstance(written, np.memmap) and written.dtype == dtype and written.shape == (50, 5)
-    assert np.array_equal(written, target.astype(dtype)) and np.array_equal(other, context.astype(dtype))
-    assert papers.column_names == ["row", "paper_id", "title", "year", "degree"] and papers["row"].to_pylist() == list(range(50))
-    assert manifest["dtype"] == dtype and manifest["shape"] == [50, 5] and manifest["source"] == "test"
-    assert set(manifest["files"]) == {"target.npy", "context.npy", "papers.parquet"}
-    assert np.array_equal(np.load(tmp_path / "embeddings" / "target.npy"), written)
-    assert len(pd.read_parquet(tmp_path / "embeddings" / "papers.parquet")) == 50
-
-
-@pytest.mark.parametrize("value", [1e6, float("nan")])
-def test_values_that_do_not_fit_are_refused(tmp_path, value):
-    rows = np.full((3, 2), value, np.float32)
-    with pytest.raises(ArtefactError, match="does not fit float16"):
-        write_embeddings(tmp_path / "embeddings", example_papers(3), rows, rows)
-    assert not list(tmp_path.iterdir())

@@ -13,9 +13,11 @@ import pytest
 from helpers.__main__ import parser
 from helpers.artefacts import read_manifest
 from helpers.config import ROOT
+from helpers.environment import REPOSITORY, TAG
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KNOWN = {"PRESET", "DUMPS", "SUBSET", "FILTERS", "OUT", "HELDOUT", "HELDOUT_AFTER", "DIMENSIONS", "EPOCHS", "QUERY"}
+FROM_THE_COMMAND_LINE = {"PRESET", "DUMPS", "SUBSET", "FILTERS", "OUT", "HELDOUT", "HELDOUT_AFTER", "DIMENSIONS", "EPOCHS"}
+KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER"}
 MOST_LINES = 25  # of a code cell
 
 
@@ -32,7 +34,11 @@ def test_the_form_of_a_notebook(path):
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     cells = code_cells(path)
-    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith(f"# {int(path.name[:2])}. ")
+    assert notebook.cells[0].cell_type == "markdown" and f"\n# {int(path.name[:2])}. " in notebook.cells[0].source
+    slug = REPOSITORY.removeprefix("https://github.com/")
+    badge = f"https://colab.research.google.com/github/{slug}/blob/{TAG}/notebooks/{path.name})"
+    assert notebook.cells[0].source.startswith("[![Open in Colab]") and badge in notebook.cells[0].source
+    assert f'REPOSITORY, TAG = "{REPOSITORY}", "{TAG}"' in cells[0].source
     assert "| needs | makes | time |" in notebook.cells[0].source
     assert cells[0].source == code_cells(NOTEBOOKS[0])[0].source, "the setup cell is the same everywhere"
     assert cells[1].metadata.tags == ["parameters"]
@@ -71,7 +77,7 @@ def test_every_numbered_notebook_of_the_run_is_executed_and_clean(sample_run):
 
 def test_figures_are_drawn(sample_run):
     images = {path.name[:2]: path.read_text().count('"image/png"') for path in sample_run.glob("*.ipynb")}
-    assert images == {"01": 2, "02": 0, "03": 1, "04": 1}
+    assert images == {"01": 2, "02": 0, "03": 1, "04": 1, "06": 0}
 
 
 def test_the_artefacts_of_a_run(sample_run):
@@ -105,7 +111,7 @@ def test_the_neighbours_are_the_planted_ones(sample_run):
     assert shares["same_topic_at_10"] >= 0.8 and shares["same_field_at_10"] >= 0.95
 
 
-def test_the_command_line_knows_every_parameter_but_the_query():
+def test_the_command_line_knows_its_parameters():
     options = parser().parse_args(["run", "--preset", "sample"])
-    for name in KNOWN - {"QUERY", "DUMPS", "FILTERS"}:
+    for name in FROM_THE_COMMAND_LINE - {"DUMPS", "FILTERS"}:
         assert hasattr(options, name.lower())

@@ -1,5 +1,6 @@
 """The answer: `out/embeddings/` (two tables of vectors, their papers, a manifest), and opening it, trained here or elsewhere."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class Answer:
         """Write the vectors as `folder`, unless they were opened finished; returns where they are."""
         if self.pairs is None:
             return Path(self.where)
-        write_embeddings(folder, self.papers, self.target, self.context, **self.facts, metrics=metrics)
+        write_embeddings(folder, self.papers, self.target, self.context, **{**self.facts, "metrics": metrics})
         return folder
 
 
@@ -97,4 +98,8 @@ def open_answer(config: Config, place: str = "") -> Answer:
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     facts = {"config": settings, "epochs": trained.epoch, "commit": commit()}
+    with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
+        measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
+        if all(measured[name] == facts[name] for name in ("config", "epochs")):
+            facts["metrics"] = measured["metrics"]
     return Answer(str(trained.path), papers, trained.target.numpy(), trained.context.numpy(), facts, pairs)

@@ -1,0 +1,34 @@
+"""Exporting Medline's 14,886,544 x 188 target table as int8 from a memory-mapped float16 one: time, memory, size on disk."""
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from helpers.export.formats import write_int8, write_npy
+
+ROWS, D, CHUNK = 14_886_544, 188, 1 << 17
+
+
+def run(quick: bool = False) -> dict[str, float]:
+    """The figures int8_seconds, int8_cpu_seconds, int8_disk_gb, and peak_rss_gb of the whole process (mapped pages included)."""
+    rows = ROWS // 50 if quick else ROWS
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # here, not in /tmp, which may be memory
+        out = Path(folder)
+        some = np.random.default_rng(0).standard_normal((CHUNK, D)).astype(np.float16)
+        write_npy(out / "target.npy", (rows, D), "<f2", (np.roll(some, first, axis=0)[: rows - first] for first in range(0, rows, CHUNK)))
+        table = np.load(out / "target.npy", mmap_mode="r")
+        start, cpu = time.perf_counter(), time.process_time()
+        write_int8(out, "target", table)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        values = np.load(out / "target_int8.npy", mmap_mode="r")
+        assert values.shape == (rows, D) and np.load(out / "target_scales.npy", mmap_mode="r").shape == (rows,)
+        return {
+            "rows": rows,
+            "int8_seconds": seconds,
+            "int8_cpu_seconds": cpu,
+            "int8_disk_gb": sum((out / f"target_{part}.npy").stat().st_size for part in ("int8", "scales")) / 1e9,
+            "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        }
