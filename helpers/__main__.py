@@ -10,16 +10,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import new_file, sentences_for_disk_errors
+from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
-from helpers.errors import ArtefactError, ConfigError, DumpError, UserError
+from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
 from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
-QUIET = {"extra_arguments": ["--log-level=ERROR"]}  # the kernel's own warnings (its local port is not encrypted) are no news to a user
+QUIET = {"extra_arguments": ["--log-level=CRITICAL"]}  # what the kernel says of itself, also when it is interrupted, is no news to a user
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,12 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
             dimensions=given.dimensions, epochs=given.epochs, **filters,
         )  # fmt: skip
         _check_places(config)
+        refuse_another_run(config)
         return run(config, {**parameters, "DUMPS": list(config.dumps), "OUT": config.out})
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. Run the same command again to go on from the last checkpoint.", file=sys.stderr)
+        print("Stopped. Run the same command again: it goes on from the last whole checkpoint, if there is one yet.", file=sys.stderr)
         return 130
 
 
@@ -109,6 +110,7 @@ def _check_places(config: Config) -> None:
 def run(config: Config, parameters: dict) -> int:
     """Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`."""
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
+    from nbclient.exceptions import DeadKernelError
 
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the caller's: figures belong into the copies
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
@@ -125,6 +127,11 @@ def run(config: Config, parameters: dict) -> int:
                 papermill.execute_notebook(
                     str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent), **QUIET
                 )
+            except DeadKernelError:
+                raise TrainingError(
+                    f"The process that ran {notebook.stem} was killed, most likely for want of memory: take fewer --dimensions, or run "
+                    "the same command again to go on from the last checkpoint."
+                ) from None
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:
                     raise UserError(error.evalue) from None
@@ -167,13 +174,15 @@ def _outcome(stem: str, config: Config) -> str:
     if stem == "03_train_embeddings":
         with open(out / "log.csv", newline="") as file:
             last = list(csv.DictReader(file))[-1]
-        loss = f"loss {float(last['loss'] or 'nan'):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
-        return f"{loss} after {int(last['pairs']):,} pairs"
+        if not last["loss"]:
+            return "0 epochs: the warm start alone"
+        loss = f"loss {float(last['loss']):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
+        return f"{last['epoch']} epochs, {loss} after {int(last['pairs']):,} pairs"
     if stem == "04_evaluate_neighbors":
         metrics = json.loads((out / "metrics.json").read_text())
         if "mrr" not in metrics:
             return "nothing was held out; vectors in embeddings/"
-        scores = ", ".join(f"{name} {metrics['baselines'][name]['mrr']:.3f}" for name in ("random", "popularity"))
+        scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())
         return f"held-out MRR {metrics['mrr']:.3f} ({scores}); vectors in embeddings/"
     return "done"
 

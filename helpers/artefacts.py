@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
+from helpers.config import CORPUS_SETTINGS, PAIRS_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
@@ -128,6 +129,26 @@ def read_json(path: Path, made_by: str) -> dict:
         raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
     except ValueError:
         raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
+
+
+def refuse_another_run(config, corpus: bool = True, pairs: bool = True) -> None:
+    """Raise ArtefactError where `config.out` holds checkpoints and they were trained on a corpus, or pairs, of other settings.
+
+    Called before a stage overwrites what those checkpoints belong to.
+    """
+    out = Path(config.out)
+    if not any(out.glob(f"checkpoints/*/{MANIFEST}")):
+        return
+    differs = []
+    for asked, path, names in (
+        (corpus, out / "corpus" / "report.json", CORPUS_SETTINGS),
+        (pairs, out / "pairs" / MANIFEST, PAIRS_SETTINGS),
+    ):
+        if asked and path.exists():
+            recorded = read_json(path, "the notebooks")["config"]
+            differs += [name for name, value in config.part(names).items() if recorded.get(name) != value]
+    if differs:
+        raise ArtefactError(f"{out} holds a trained run with another {' and '.join(differs)}: choose another --out, or delete that folder.")
 
 
 def map_array(path: Path, made_by: str) -> np.ndarray:

@@ -47,9 +47,10 @@ def publication_years(years: np.ndarray) -> Figure:
 
 def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     """Loss a pair (left) and held-out MRR (right, where something is held out) over the pairs trained; log: log.csv's columns."""
-    figure, axes = _figure("Training: loss a pair", "pairs trained (millions)", "loss a pair (nats)")
+    unit, word = (1e6, "millions") if log["pairs"].max() >= 1e6 else (1e3, "thousands")
+    figure, axes = _figure("Training: loss a pair", f"pairs trained ({word})", "loss a pair (nats)")
     losses = log.dropna(subset=["loss"])
-    axes.plot(losses["pairs"] / 1e6, losses["loss"], color=OURS, marker="." if len(losses) < 40 else None)
+    axes.plot(losses["pairs"] / unit, losses["loss"], color=OURS, marker="." if len(losses) < 40 else None)
     axes.axhline(chance, color=MARK, linestyle="--", linewidth=1)
     axes.annotate(f"chance {chance:.2f}", (0, chance), xytext=(0, 3), textcoords="offset points", color=MARK)
     axes.set_ylim(0, max(chance, losses["loss"].max() if len(losses) else 0) * 1.15)
@@ -57,7 +58,7 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     if len(scores):
         figure.suptitle("Training: loss a pair, and MRR on validation citations", x=0.01, ha="left")
         right = axes.twinx()
-        right.plot(scores["pairs"] / 1e6, scores["mrr"], color="#e09f3e", marker="o", markersize=4)
+        right.plot(scores["pairs"] / unit, scores["mrr"], color="#e09f3e", marker="o", markersize=4)
         right.set_ylabel("validation MRR (orange)")
         right.set_ylim(0, scores["mrr"].max() * 1.3)
         right.spines["top"].set_visible(False)

@@ -83,4 +83,6 @@ def test_an_edge_list_with_nothing_held_out(tmp_path, community_edges):
 
     refusal = helpers("run", *arguments, "--dimensions", 8)
     assert refused(refusal, "belongs to another run (dimensions 16 there, 8 here)")
+    another = helpers("run", "--preset", "cs", "--subset", "all", "--dump", edges, "--heldout", 0.1, "--out", out)
+    assert refused(another, "holds a trained run with another dumps and heldout")
     assert {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")} == finished

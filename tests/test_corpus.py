@@ -219,16 +219,16 @@ def broken(tmp_path, kind: str):
 
 BROKEN = {
     "missing": "does not exist",
-    "empty folder": "is an empty folder",
+    "empty folder": "is a folder without a dump's files",
     "zero bytes": "is empty",
     "cut off": "cut off in the middle",
     "wrong checksum": "is damaged",
     "not gzip": "is not a gzip file",
     "other json": "none of the first 200 lines is a record of a known format",
     "other columns": "expected the columns citing,cited",
-    "binary": "expected the columns citing,cited",
+    "binary": "no citation dump of a known format",
     "no citations": "1 papers but not one citation",
-    "only self citations": "No citation is left: 1 self citation",
+    "only self citations": r"No citation is left: 1 self citation \(subset all\)",
     "header only": "not one citation",
     "bad parquet": "cannot be read as a table",
 }
@@ -243,13 +243,45 @@ def test_a_broken_dump_gets_one_sentence_and_leaves_nothing(config, tmp_path, ki
     assert not list((tmp_path / "run").glob("**/*"))
 
 
-def test_a_bad_row_of_a_table_is_counted_with_its_line(config, dump):
+def test_a_bad_row_of_a_table_is_counted_with_its_place(config, dump):
     rows = [f"{i},{i + 1}" for i in range(300)]
     c = config(dumps=[dump("edges.csv", "citing,cited", *rows, "1,2,3", ",5")])
     report = build_corpus(c)
     assert report["citations"]["dropped"] == {"malformed": 1, "no id": 1}
     assert report["first_of_each"]["malformed"] == "edges.csv, line 302"
+    assert report["first_of_each"]["no id"] == "edges.csv, row 301"
     assert report["citations"]["read"] == 302 and report["citations"]["kept"] == 300
+
+
+def test_headers_may_be_spelled_otherwise(config, dump):
+    for name, lines in (("a.csv", (" Citing, Cited", "x,y")), ("b.csv", ("citing;cited", "x;y")), ("c.csv", ("\ufeffciting,cited", "x,y"))):
+        c = config(dumps=[dump(name, *lines)])
+        build_corpus(c)
+        assert edges_of(c) == {("x", "y")}
+
+
+def test_a_folder_is_read_for_dump_files_only(config, tmp_path):
+    (tmp_path / "dump").mkdir()
+    for name, content in (
+        ("README.md", "# read me\n"),
+        ("edges.csv", "citing,cited\na,b\n"),
+        (".hidden.csv", "x\n"),
+        ("map.png", "\x89PNG"),
+    ):
+        (tmp_path / "dump" / name).write_text(content)
+    assert build_corpus(config(dumps=[tmp_path / "dump"]))["citations"]["kept"] == 1
+
+
+def test_a_trained_run_is_not_overwritten_with_another_corpus(config, dump):
+    c = config(dumps=[dump("a.csv", "citing,cited", "a,b")])
+    build_corpus(c)
+    (c.folder("checkpoints") / "000001").mkdir(parents=True)
+    (c.folder("checkpoints") / "000001" / "manifest.json").write_text("{}")
+    build_corpus(c)  # the same settings: made again
+    other = config(dumps=[dump("b.csv", "citing,cited", "a,c")], min_degree=1)
+    with pytest.raises(ArtefactError, match=r"run holds a trained run with another dumps and min_degree: choose another --out"):
+        build_corpus(other)
+    assert edges_of(c) == {("a", "b")}
 
 
 def test_titles_in_a_papers_table_may_span_lines(config, dump, tmp_path):
@@ -258,7 +290,7 @@ def test_titles_in_a_papers_table_may_span_lines(config, dump, tmp_path):
     c = config(dumps=[tmp_path / "papers.csv", dump("edges.csv", "citing,cited", "a,b")])
     report = build_corpus(c)
     rows = {row["paper_id"]: (row["title"], row["year"]) for row in open_corpus(c)[0].to_pylist()}
-    assert rows == {"a": ("One, two", 1998), "b": ("B", None)} and report["papers"]["repaired"] == {"impossible year": 1}
+    assert rows == {"a": ("One, two", 1998), "b": ("B", None)} and report["papers"]["incomplete"] == {"impossible year": 1}
 
 
 def test_a_corpus_that_is_not_there_is_named_with_its_notebook(config):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from helpers.artefacts import map_array, new_folder, read_json, sha256, write_json
+from helpers.artefacts import map_array, new_folder, read_json, refuse_another_run, sha256, write_json
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import dumps
 from helpers.corpus.csr import csr
@@ -26,6 +26,7 @@ def build_corpus(config: Config) -> dict:
 
     Raises DumpError where a dump cannot be read or no citation is left.
     """
+    refuse_another_run(config, pairs=False)
     if not config.dumps:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
@@ -36,9 +37,8 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(f"{', '.join(config.dumps)}: {len(records):,} papers but not one citation; give the file with the citations too.")
     papers, citing, cited, counts = _select(records, citations, config, report)
     if not len(citing):
-        raise DumpError(
-            f"No citation is left: {_in_words(counts['citations']['dropped'])}; choose a wider subset, years or minimum degree."
-        )
+        chosen = ", ".join(f"{name} {value}" for name, value in config.part(CORPUS_SETTINGS[1:-2]).items() if value)
+        raise DumpError(f"No citation is left: {_in_words(counts['citations']['dropped'])} ({chosen}); choose a wider subset or filter.")
     with new_folder(config.folder("corpus")) as folder:
         pa.parquet.write_table(papers, folder / "papers.parquet")
         indptr, cited_by_row = csr(citing, cited, len(papers))
@@ -150,7 +150,7 @@ def _select(records: pa.Table, citations: dict, config: Config, report: Report):
             "read": report.read["papers"],
             "kept": len(order),
             "dropped": _nonzero(papers_dropped),
-            "repaired": _nonzero(report.repaired),
+            "incomplete": _nonzero(report.incomplete),
         },
         "citations": {"read": report.read["citations"], "kept": len(citing), "dropped": _nonzero(dropped)},
         "papers_without_record": int((~has_record[order]).sum()),

@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from helpers.corpus.records import Report, paper_batches
 from helpers.errors import DumpError
 
 JSON_FORMATS = (s2_open_corpus, openalex)
+ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 
 
@@ -21,11 +23,13 @@ def files_of(dumps: tuple[str, ...]) -> list[Path]:
     """The files of some dumps, folders replaced by the files below them in name order; raises DumpError where there is none."""
     files = []
     for dump in map(Path, dumps):
-        found = sorted(file for file in dump.rglob("*") if file.is_file() and not file.name.startswith(".")) if dump.is_dir() else [dump]
+        found = sorted(file for file in dump.rglob("*") if file.is_file() and ENDINGS.search(file.name)) if dump.is_dir() else [dump]
         if not dump.exists():
             raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
         if not found:
-            raise DumpError(f"{dump} is an empty folder; put the dump's files into it, or give another path.")
+            raise DumpError(
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet or .gz); give another path."
+            )
         files.extend(found)
     return files
 
@@ -43,7 +47,7 @@ def read(path: Path, report: Report) -> Iterator[pa.RecordBatch]:
         raise DumpError(f"{path} is cut off in the middle; download it again.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DumpError(f"{path} is damaged ({error}); download it again.") from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise DumpError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}; repair or download it again.") from error
     except OSError as error:
         raise DumpError(f"{path} cannot be read: {error.strerror or error}; check the path and its permissions.") from error
@@ -63,8 +67,7 @@ def _read(path: Path, report: Report) -> Iterator[pa.RecordBatch]:
     if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
         yield from paper_batches(_lines(open_file), path, _json_format(path, open_file).parse, report)
     else:
-        header = [column.strip().strip('"') for column in first.decode("utf-8-sig", errors="replace").replace("\t", ",").split(",")]
-        yield from tables.read(path, open_file, header, report)
+        yield from tables.read(path, open_file, first.decode("utf-8-sig", errors="replace").splitlines()[0], report)
 
 
 def _lines(open_file) -> Iterator[tuple[int, bytes]]:

@@ -30,12 +30,12 @@ CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 
 
 class Report:
-    """Counts of records read and dropped and of fields repaired, by reason, with the place of the first of each."""
+    """Counts of records read and dropped and of fields missing, by reason, with the place of the first of each."""
 
     def __init__(self):
         self.read = Counter()  # "papers", "citations", and "records": lines of either kind
         self.dropped = {"papers": Counter(), "citations": Counter()}  # reason -> records
-        self.repaired = Counter()  # reason -> records kept with a field missing
+        self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
     def count(self, kind: str, records: int = 1) -> None:
@@ -48,9 +48,9 @@ class Report:
         self.dropped[kind][reason] += 1
         self.first.setdefault(reason, place)
 
-    def repair(self, reason: str, place: str) -> None:
+    def lacks(self, reason: str, place: str) -> None:
         """Count one record that is kept without a bad field."""
-        self.repaired[reason] += 1
+        self.incomplete[reason] += 1
         self.first.setdefault(reason, place)
 
     def check(self, path: Path, max_bad_fraction: float) -> None:
@@ -80,12 +80,12 @@ def texts(value) -> list[str]:
 def year(value, report: Report, place: str) -> int | None:
     """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or not in YEARS."""
     if value in (None, ""):
-        report.repair("no year", place)
+        report.lacks("no year", place)
         return None
     match = YEAR.fullmatch(str(value))
     if match and int(match[1]) in YEARS:
         return int(match[1])
-    report.repair("impossible year", place)
+    report.lacks("impossible year", place)
     return None
 
 
@@ -106,7 +106,7 @@ def paper_batches(lines: Iterator[tuple[int, bytes]], path: Path, parse: Callabl
             report.drop("papers", "malformed", place)
             continue
         if row["title"] is None:
-            report.repair("no title", place)
+            report.lacks("no title", place)
         rows.append(row)
         if len(rows) == BATCH_RECORDS:
             yield pa.RecordBatch.from_pylist(rows, PAPERS)

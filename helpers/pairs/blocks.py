@@ -16,14 +16,14 @@ def _fill(order, indptr, contexts, out_targets, out_contexts):
 class PairBlocks:
     """The pairs of a CSR by target, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
 
-    indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (a target is
-    never split, so a block may be larger or, after a larger one, empty).
+    indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (blocks are cut
+    evenly, but a target is never split, so one may be larger or, after a larger one, empty).
     """
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int):
         self.indptr, self.contexts, self.seed, self.block_pairs = np.asarray(indptr), contexts, seed, block_pairs
         self.pairs = len(contexts)  # P, pairs an epoch
-        self.blocks = -(-self.pairs // block_pairs)  # blocks an epoch
+        self.blocks = max(1, round(self.pairs / block_pairs))  # blocks an epoch
         self._epoch, self._order, self._bounds = None, None, None
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
@@ -46,6 +46,6 @@ class PairBlocks:
         order = np.flatnonzero(degree).astype(np.int32)
         order = self.generator(epoch, purpose=1).permutation(order)
         done = np.cumsum(degree[order])
-        starts = np.arange(self.blocks) * self.block_pairs
+        starts = np.arange(self.blocks) * self.pairs // self.blocks
         self._epoch, self._order = epoch, order
         self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(order))

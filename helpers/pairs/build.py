@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.artefacts import map_array, new_folder, read_json, read_manifest, write_manifest
+from helpers.artefacts import map_array, new_folder, read_json, read_manifest, refuse_another_run, write_manifest
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import open_corpus
@@ -19,6 +19,7 @@ def build_pairs(config: Config) -> dict:
 
     Raises ArtefactError where the corpus is missing, ConfigError where the split leaves nothing to train on.
     """
+    refuse_another_run(config, corpus=False)
     papers, indptr, cited, report = open_corpus(config)
     N = len(papers)
     citing = np.repeat(np.arange(N, dtype=np.int32), np.diff(indptr))

@@ -75,6 +75,7 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Che
     events.close()
     write_log(config, log)
     path = path or save_checkpoint(config, pairs.fingerprint, target, context, 0, log)
+    print(_advice(log))
     return Checkpoint(target.rows, context.rows, target.sums, context.sums, log[-1]["epoch"], log, config.part(TRAINING_SETTINGS), path)
 
 
@@ -135,6 +136,17 @@ def estimated_seconds(config: Config, pairs: Pairs, batches: int = 4) -> float:
         sizes = (config.batch_pairs,), (config.batch_pairs,), (config.batch_pairs, config.negatives)
         train_batch(*tables, *(torch.from_numpy(generator.integers(0, N, size)) for size in sizes), 0.01)
     return (time.perf_counter() - start) / (batches * config.batch_pairs) * config.epochs * len(pairs.contexts)
+
+
+def _advice(log: list[dict]) -> str:
+    """One sentence on the validation MRR over the epochs: whether fewer would have been better."""
+    scores = {row["epoch"]: row["mrr"] for row in log if row["mrr"] != ""}
+    if not scores:
+        return "Nothing was held out: there is no validation MRR to judge the number of epochs by."
+    best, last = max(scores, key=scores.get), max(scores)
+    if scores[last] >= 0.9 * scores[best]:
+        return f"Validation MRR {scores[last]:.3f}, at best {scores[best]:.3f} (epoch {best})."
+    return f"Validation MRR fell to {scores[last]:.3f} from {scores[best]:.3f}: EPOCHS = {best} in a new OUT would be better."
 
 
 def _check_learning(config: Config, log: list[dict]) -> None:
