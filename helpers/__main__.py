@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import logging
 import os
 import shutil
 import sys
@@ -112,6 +113,8 @@ def run(config: Config, parameters: dict) -> int:
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
     from nbclient.exceptions import DeadKernelError
 
+    for library in ("asyncio", "papermill"):  # what they log of an interrupt or a killed kernel is told in one sentence instead
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the caller's: figures belong into the copies
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
@@ -133,7 +136,7 @@ def run(config: Config, parameters: dict) -> int:
                     "the same command again to go on from the last checkpoint."
                 ) from None
             except papermill.PapermillExecutionError as error:
-                if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:
+                if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                     raise UserError(error.evalue) from None
                 failed = Path(tempfile.mkdtemp(prefix="helpers-")) / notebook.name
                 shutil.copy(executed, failed)

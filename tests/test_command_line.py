@@ -1,11 +1,15 @@
 """`python -m helpers run` as a user types it: one sentence and exit code 2 for bad input, and nothing half-written."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from helpers.config import ROOT
@@ -86,3 +90,29 @@ def test_an_edge_list_with_nothing_held_out(tmp_path, community_edges):
     another = helpers("run", "--preset", "cs", "--subset", "all", "--dump", edges, "--heldout", 0.1, "--out", out)
     assert refused(another, "holds a trained run with another dumps and heldout")
     assert {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")} == finished
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "kernel killed"])
+def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, how):
+    edges, out = tmp_path / "edges.csv", tmp_path / "out"
+    edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
+    command = [sys.executable, "-m", "helpers", "run", "--preset", "cs", "--dump", str(edges), "--dimensions", "16", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("checkpoints/[0-9]*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    else:
+        (kernel,) = psutil.Process(process.pid).children()
+        kernel.kill()
+    _, errors = process.communicate(timeout=60)
+    sentence = "Stopped. Run the same command again" if how == "Ctrl-C" else "The process that ran 03_train_embeddings was killed"
+    assert process.returncode == (130 if how == "Ctrl-C" else 2) and len(errors.strip().splitlines()) == 1 and sentence in errors, errors
+    if how == "Ctrl-C":
+        return
+    manifest = json.loads(sorted(out.glob("checkpoints/[0-9]*"))[-1].joinpath("manifest.json").read_text())
+    again = helpers(*command[3:], "--epochs", manifest["epoch"] + 1)
+    assert again.returncode == 0 and f"{manifest['epoch'] + 1} epochs" in again.stdout, again

@@ -151,5 +151,13 @@ def test_neighbour_table_shows_titled_papers_only(papers):
 
 
 def test_more_neighbours_than_papers(papers):
-    with pytest.raises(UserError, match="10 neighbours were asked for, but only 3 papers can be answers"):
-        neighbour_table(papers, np.ones((5, 2), np.float16), 0)
+    with pytest.raises(UserError, match="10 neighbours were asked for, but only 4 papers can be answers"):
+        nearest(np.ones((5, 2), np.float16), np.array([0]), 10)
+    assert len(neighbour_table(papers, np.ones((5, 2), np.float16), 0)) == 3
+
+
+def test_a_corpus_without_titles_shows_ids(papers):
+    bare = papers.set_column(1, "title", pa.nulls(5, pa.string()))
+    assert find_papers(bare, "").tolist() == [0, 1, 2, 3, 4]
+    table = neighbour_table(bare, np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16), 0, k=2)
+    assert table["paper_id"].tolist() == ["W3", "W2"] and table["title"].tolist() == [None, None]

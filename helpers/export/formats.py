@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers.errors import ArtefactError
+from helpers.neighbors.search import answerable
 
 CHUNK_ROWS = 1 << 16
 SHARD_BYTES = 900_000_000  # of a parquet file, uncompressed: Drive and browsers are happier below 1 GB
@@ -131,7 +132,7 @@ def write_word2vec(path: Path, table: np.ndarray, papers: pa.Table) -> None:
 
 def write_projector(folder: Path, table: np.ndarray, papers: pa.Table) -> None:
     """`vectors.tsv` and `metadata.tsv` of the PROJECTOR_POINTS most cited papers with a title, for projector.tensorflow.org."""
-    rows = np.flatnonzero(papers["title"].is_valid().to_numpy())[:PROJECTOR_POINTS]
+    rows = np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
     with open(folder / "vectors.tsv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(np.asarray(table[rows], np.float32).round(5).tolist())
     shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()

@@ -28,20 +28,20 @@ class _ReadBack:
         return np.asarray(self._read_back(np.asarray(self._table[rows], np.float32)), np.float32)
 
 
-def recall_at_10(table: np.ndarray, forms: list[str], titled: np.ndarray | None = None, seed: int = 0) -> dict[str, float]:
+def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None = None, seed: int = 0) -> dict[str, float]:
     """Of the 10 nearest rows (cosine) of RECALL_QUERIES random papers, the share that each form still has among its 10.
 
-    table: float (N, D), rows as trained; titled: bool (N,), the papers asked for and about (None: all).
+    table: float (N, D), rows as trained; shown: bool (N,), the papers asked for and about (None: all).
     """
-    possible = np.flatnonzero(titled) if titled is not None else np.arange(len(table))
+    possible = np.flatnonzero(shown) if shown is not None else np.arange(len(table))
     queries = np.sort(np.random.default_rng(seed).permutation(possible)[:RECALL_QUERIES])
     k = min(10, len(possible) - 1)
     if k < 1:
         return dict.fromkeys(forms, 1.0)
-    exact, _ = nearest(table, queries, k, titled)
+    exact, _ = nearest(table, queries, k, shown)
     recall = {}
     for form in forms:
-        found, _ = nearest(_ReadBack(table, FORMS[form].read_back), queries, k, titled)
+        found, _ = nearest(_ReadBack(table, FORMS[form].read_back), queries, k, shown)
         recall[form] = float(np.mean([len(set(a) & set(b)) / k for a, b in zip(exact, found, strict=True)]))
     return recall
 

@@ -12,12 +12,20 @@ from helpers.errors import UserError
 CHUNK_ROWS = 1 << 15  # rows compared at a time
 
 
+def answerable(papers: pa.Table) -> np.ndarray:
+    """Which papers can be shown as answers, bool (N,): those with a title, or all where none has one (a bare edge list)."""
+    titled = papers["title"].is_valid().to_numpy()
+    return titled if titled.any() else np.ones(len(papers), bool)
+
+
 def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     """Rows of the papers whose id is `query` or whose title contains it (letter case ignored), most cited first, at most `most`.
 
-    papers: a table with paper_id and title, in descending degree. An empty query matches every title, so it gives the most cited
-    papers. Raises UserError where nothing matches.
+    papers: a table with paper_id and title, in descending degree. An empty query gives the most cited papers that can be shown.
+    Raises UserError where nothing matches.
     """
+    if not query:
+        return np.flatnonzero(answerable(papers))[:most]
     rows = np.flatnonzero(pc.equal(papers["paper_id"], query).to_numpy())
     if not len(rows):
         matches = pc.match_substring(papers["title"], query, ignore_case=True)
@@ -40,7 +48,7 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
     row never is). Raises UserError where fewer than k rows could be answers.
     """
     N = len(vectors)
-    possible = (N if allowed is None else int(allowed.sum())) - 1
+    possible = N - 1 if allowed is None else int(allowed.sum() - allowed[queries].max(initial=False))
     if k > possible:
         raise UserError(
             f"{k} neighbours were asked for, but only {max(possible, 0):,} papers can be answers; ask for fewer or loosen the filters."
@@ -63,9 +71,10 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
 
 
 def neighbour_table(papers: pa.Table, vectors: np.ndarray, query: int, k: int = 10) -> pd.DataFrame:
-    """The k nearest titled papers of one paper as a table to read: rank, cosine, title, year, citations, paper_id."""
-    titled = papers["title"].is_valid().to_numpy()
-    rows, cosines = nearest(vectors, np.array([query]), k, allowed=titled)
+    """The k nearest answerable papers of one paper (fewer in a tiny corpus) as a table to read: rank, cosine, title, year, citations."""
+    allowed = answerable(papers)
+    k = min(k, int(allowed.sum()) - int(allowed[query]))
+    rows, cosines = nearest(vectors, np.array([query]), k, allowed)
     found = papers.select(["title", "year", "degree", "paper_id"]).take(rows[0]).to_pandas(integer_object_nulls=True)
     found.insert(0, "rank", np.arange(1, k + 1))
     found.insert(1, "cosine", cosines[0].astype(float).round(3))
