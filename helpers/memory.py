@@ -1,4 +1,4 @@
-"""What a run needs of memory and disk, against what this machine has: told, and refused, before anything is allocated."""
+"""What each stage needs of memory, disk and time, against what this machine has: told, and refused, before anything is allocated."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
+READING = {True: (32, 3e6), False: (10, 13e6)}  # gzip or not: bytes of RAM, and bytes read a second, a byte of a dump (measured)
 LIMIT_FILES = (  # (limit, usage) of the control group this process runs in, version 2 and version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -23,37 +24,58 @@ def available_ram() -> int:
     return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
 
 
-def training_bytes(N: int, D: int) -> int:
-    """Bytes of RAM at the peak of training N papers x D: the start holds three float32 tables for a moment, training two and its sums."""
-    return 3 * 4 * N * D + 2 * 4 * N + WORK_BYTES
+def reading_needs(files: list[Path]) -> dict:
+    """What notebook 01 needs to read some files, from their sizes."""
+    parts = [(file.stat().st_size, *READING[file.suffix == ".gz"]) for file in files if file.exists()]
+    ram = WORK_BYTES // 3 + sum(size * factor for size, factor, _ in parts)
+    advice = "read a part of the dump, or choose a runtime with more memory"
+    return {
+        "ram": ram,
+        "disk": sum(size for size, _, _ in parts),
+        "seconds": 2 + sum(size / rate for size, _, rate in parts),
+        "advice": advice,
+    }
 
 
-def disk_bytes(N: int, D: int) -> int:
-    """Bytes of disk at the peak: two checkpoints and one being written, and the float16 embeddings."""
-    return 3 * 2 * (4 * N * D + 4 * N) + 2 * 2 * N * D
+def pair_needs(N: int, E: int) -> dict:
+    """What notebook 02 needs for N papers and E citations: about 100 bytes a citation while they are sorted, 8 on disk."""
+    advice = "keep fewer papers (FILTERS in notebook 01)"
+    return {"ram": WORK_BYTES // 3 + 100 * E + 40 * N, "disk": 8 * E + 16 * N, "seconds": 2 + E / 3e6, "advice": advice}
 
 
-def preflight(N: int, D: int, out: Path, seconds: float) -> list[tuple[str, str, str]]:
-    """Rows (what, needs, here) of what training N papers x D needs and this machine has; `seconds`: the time it will take, estimated.
+def training_needs(N: int, D: int, seconds: float = 0) -> dict:
+    """What notebook 03 needs for N papers x D: three float32 tables at the start, two and their sums then; three checkpoints on disk."""
 
-    Raises ConfigError, naming the largest D that fits, where memory or disk is too small.
+    def ram(D: int) -> int:
+        return 3 * 4 * N * D + 2 * 4 * N + WORK_BYTES
+
+    fits = next((d for d in range(D - D % 4, 0, -4) if ram(d) <= available_ram()), 0)
+    advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers (FILTERS in notebook 01)"
+    return {"ram": ram(D), "disk": 3 * 2 * 4 * N * (D + 1), "seconds": seconds, "advice": advice}
+
+
+def looking_needs(N: int, D: int) -> dict:
+    """What notebooks 04 and 06 need for N papers x D: memory-mapped tables, read in chunks; float16 vectors on disk."""
+    seconds = 5 + 2e-8 * N * D
+    return {"ram": WORK_BYTES + 60 * N, "disk": 4 * N * D + 100 * N, "seconds": seconds, "advice": "choose a runtime with more of it"}
+
+
+def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive: int = 0) -> list[tuple[str, str, str]]:
+    """Rows (what, needed, here) of a stage's needs in bytes and seconds, `out` being where it writes, `drive` what Drive must hold.
+
+    Raises ConfigError, with the advice, where memory or disk is too small.
     """
     import torch  # here: the planner itself should work without it
 
-    ram, disk = available_ram(), shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free
-    gpu = "none: trained on the CPU"
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        gpu = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    for what, need, here, bytes_of in (("RAM", training_bytes(N, D), ram, training_bytes), ("disk", disk_bytes(N, D), disk, disk_bytes)):
+    free_ram, free_disk = available_ram(), shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free
+    for what, need, here in (("RAM", ram, free_ram), ("disk", disk, free_disk)):
         if need > here:
-            fits = next((d for d in range(D - D % 4, 0, -4) if bytes_of(N, d) <= here), 0)
-            advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers, or take a larger machine"
-            raise ConfigError(f"{N:,} papers x {D} need {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
+            raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
     return [
-        ("RAM", f"{training_bytes(N, D) / 1e9:.1f} GB at the peak", f"{ram / 1e9:.1f} GB available"),
-        ("GPU", "a batch at a time", gpu),
-        ("disk", f"{disk_bytes(N, D) / 1e9:.2f} GB", f"{disk / 1e9:.1f} GB free"),
-        ("Drive", f"{2 * 2 * N * D / 1e9:.2f} GB to keep float16, {2 * N * (D + 4) / 1e9:.2f} GB int8", "see notebook 06"),
-        ("time", f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds", "measured on this machine"),
+        ("RAM", f"{ram / 1e9:.1f} GB", f"{free_ram / 1e9:.1f} GB available"),
+        ("GPU", "not needed", gpu),
+        ("disk", f"{disk / 1e9:.2f} GB", f"{free_disk / 1e9:.1f} GB free"),
+        ("Drive", f"{drive / 1e9:.2f} GB" if drive else "nothing", "checked when it is mounted" if drive else ""),
+        ("time", f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds", "on 2 idle cores"),
     ]
