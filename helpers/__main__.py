@@ -1,6 +1,7 @@
 """The command line: `python -m helpers run` executes the notebooks in order, `python -m helpers run --help` lists the settings."""
 
 import argparse
+import contextlib
 import csv
 import json
 import logging
@@ -20,7 +21,6 @@ from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
-QUIET = {"extra_arguments": ["--log-level=CRITICAL"]}  # what the kernel says of itself, also when it is interrupted, is no news to a user
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,9 +127,10 @@ def run(config: Config, parameters: dict) -> int:
         with tempfile.TemporaryDirectory() as folder:
             executed = Path(folder) / notebook.name
             try:
-                papermill.execute_notebook(
-                    str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent), **QUIET
-                )
+                with _kernel_kept_quiet():
+                    papermill.execute_notebook(
+                        str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent)
+                    )
             except DeadKernelError:
                 raise TrainingError(
                     f"The process that ran {notebook.stem} was killed, most likely for want of memory: take fewer --dimensions, or run "
@@ -147,6 +148,23 @@ def run(config: Config, parameters: dict) -> int:
         print(f"{line}: {time.perf_counter() - start:.0f} s, {_outcome(notebook.stem, config)}", flush=True)
     print(f"Everything is in {config.out}")
     return 0
+
+
+@contextlib.contextmanager
+def _kernel_kept_quiet():
+    """Send what the kernel's machinery writes to standard error (also while it is interrupted or shut down) to nowhere.
+
+    A notebook's own errors come back as messages; these lines would only stand beside the sentence that tells them.
+    """
+    sys.stderr.flush()
+    ours, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+        os.close(nowhere)
 
 
 class _LastLine:

@@ -98,7 +98,13 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, ho
     edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
     command = [sys.executable, "-m", "helpers", "run", "--preset", "cs", "--dump", str(edges), "--dimensions", "16", "--out", str(out)]
     process = subprocess.Popen(
-        [*command, "--epochs", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--epochs", "100000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell's children ignore it otherwise
     )
     deadline = time.monotonic() + 120
     while len(list(out.glob("checkpoints/[0-9]*"))) < 2 and time.monotonic() < deadline:
