@@ -205,6 +205,8 @@ def _outcome(stem: str, config: Config) -> str:
             return "nothing was held out; vectors in embeddings/"
         scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())
         return f"held-out MRR {metrics['mrr']:.3f} ({scores}); vectors in embeddings/"
+    if stem == "06_export_to_drive":
+        return f"{', '.join(sorted(path.name for path in (out / 'exports').iterdir() if path.is_dir()))} in exports/"
     return "done"
 
 

@@ -60,6 +60,11 @@ def looking_needs(N: int, D: int) -> dict:
     return {"ram": WORK_BYTES + 60 * N, "disk": 4 * N * D + 100 * N, "seconds": seconds, "advice": "choose a runtime with more of it"}
 
 
+def _size(count: int) -> str:
+    """Bytes in words: 4.7 MB, 1.2 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
 def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive: int = 0) -> list[tuple[str, str, str]]:
     """Rows (what, needed, here) of a stage's needs in bytes and seconds, `out` being where it writes, `drive` what Drive must hold.
 
@@ -73,9 +78,9 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
             raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
     return [
-        ("RAM", f"{ram / 1e9:.1f} GB", f"{free_ram / 1e9:.1f} GB available"),
+        ("RAM", _size(ram), f"{_size(free_ram)} available"),
         ("GPU", "not needed", gpu),
-        ("disk", f"{disk / 1e9:.2f} GB", f"{free_disk / 1e9:.1f} GB free"),
-        ("Drive", f"{drive / 1e9:.2f} GB" if drive else "nothing", "checked when it is mounted" if drive else ""),
+        ("disk", _size(disk), f"{_size(free_disk)} free"),
+        ("Drive", _size(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
         ("time", f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds", "on 2 idle cores"),
     ]

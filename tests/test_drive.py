@@ -142,6 +142,17 @@ def test_a_manifest_of_another_run(tmp_path, finished):
         open_finished(str(finished), tmp_path)
 
 
+def test_a_folder_without_a_manifest(tmp_path):
+    with pytest.raises(ArtefactError, match=r"holds no manifest.json; give one of the folders that notebook 06 made"):
+        open_finished(str(tmp_path), tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="is a file, but a folder is needed to keep things in"):
+        mount(str(tmp_path / "file"))
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ArtefactError, match=r"is not a folder; give the folder that holds the embeddings' manifest.json"):
         open_finished(str(tmp_path / "none"), tmp_path)

@@ -45,6 +45,8 @@ def mount(folder: str) -> Path:
         except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
             raise ArtefactError(f"Google Drive was not mounted ({error}); run this cell again and allow the access it asks for.") from error
         place = MOUNT / "MyDrive" / folder
+    if place.is_file():
+        raise ArtefactError(f"{place} is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER.")
     with _sentences(place):
         place.mkdir(parents=True, exist_ok=True)
     return place
@@ -117,6 +119,8 @@ def open_finished(place: str, downloads: Path) -> Path:
     folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
     if not folder.is_dir():
         raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
+    if not (folder / MANIFEST).exists():
+        raise ArtefactError(f"{folder} holds no {MANIFEST}; give one of the folders that notebook 06 made, or download it again.")
     read_manifest(folder, "the export (notebook 06), or the download,", verify=True)
     return folder
 

@@ -97,6 +97,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
+    settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
     facts = {"config": settings, "epochs": trained.epoch, "commit": commit()}
     with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)

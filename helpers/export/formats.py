@@ -1,6 +1,5 @@
 """The forms a table of vectors can be exported in, each written chunk by chunk and openable by the usual client of its kind."""
 
-import csv
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -130,11 +129,16 @@ def write_word2vec(path: Path, table: np.ndarray, papers: pa.Table) -> None:
             file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
 
 
+def projector_rows(papers: pa.Table) -> np.ndarray:
+    """The rows that the projector's files hold: the PROJECTOR_POINTS most cited papers that can be shown."""
+    return np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
+
+
 def write_projector(folder: Path, table: np.ndarray, papers: pa.Table) -> None:
     """`vectors.tsv` and `metadata.tsv` of the PROJECTOR_POINTS most cited papers with a title, for projector.tensorflow.org."""
-    rows = np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
+    rows = projector_rows(papers)
     with open(folder / "vectors.tsv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(np.asarray(table[rows], np.float32).round(5).tolist())
+        np.savetxt(file, np.asarray(table[rows], np.float32), fmt="%.5f", delimiter="\t")
     shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()
     with open(folder / "metadata.tsv", "w", newline="", encoding="utf-8") as file:
         file.write("title\tyear\tcitations\tpaper_id\n")  # a header, because there is more than one column

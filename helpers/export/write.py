@@ -9,7 +9,7 @@ import pyarrow.parquet
 from helpers.artefacts import new_folder, write_manifest
 from helpers.errors import ConfigError
 from helpers.export.drive import check_space
-from helpers.export.formats import FORMS
+from helpers.export.formats import FORMS, projector_rows
 from helpers.neighbors.search import nearest
 
 RECALL_QUERIES = 500
@@ -47,7 +47,9 @@ def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None =
 
 
 def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
-    """Bytes that each form of two N x D tables will take, about; raises ConfigError for a form that does not exist."""
+    """Bytes that each form of two N x D tables will take, about (the projector's: of its points); raises ConfigError for other forms."""
+    if isinstance(forms, str) or not forms:
+        raise ConfigError(f"FORMS = {forms!r} must be a list of at least one form; choose among {', '.join(FORMS)}.")
     for form in forms:
         if form not in FORMS:
             raise ConfigError(f"Form {form!r} does not exist; choose among {', '.join(FORMS)}.")
@@ -69,5 +71,6 @@ def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], pap
             FORMS[form].write(folder, tables, papers)
             if form != "projector":
                 pa.parquet.write_table(papers, folder / "papers.parquet")
-            write_manifest(folder, **{**facts, "form": form, "shape": [N, D]})
+            rows = len(projector_rows(papers)) if form == "projector" else N
+            write_manifest(folder, **{**facts, "form": form, "shape": [rows, D]})
     return [out / form for form in forms]
