@@ -8,11 +8,16 @@ from helpers.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 SUBSETS = ("cs", "medline", "all")
 OPTIMIZERS = ("rowwise_adagrad", "sgd")
+ENGINES = ("auto", "kernel", "torch")
+ROW_TYPES = ("bfloat16", "float32")
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
 CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed")
-TRAINING_SETTINGS = ("dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_start", "batch_pairs", "block_pairs", "seed")
+TRAINING_SETTINGS = (
+    "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
+    "block_pairs", "seed",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +41,19 @@ class Config:
     noise_power: float = 0.75  # negatives are drawn with probability ~ degree ** noise_power
     negatives: int = 5  # K, negatives a pair
     optimizer: str = "rowwise_adagrad"
-    learning_rate: float = 0.05  # at the start; falls linearly to a tenth at the end
+    learning_rate: float = 0.05  # at the highest; falls linearly to a tenth at the end
+    warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
     warm_start: tuple[float, ...] = (1.0, 2.0, 2.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
-    batch_pairs: int = 4096  # B, pairs a step
-    block_pairs: int = 1 << 18  # pairs a block, the unit of progress
+    start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
+    row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
+    batch_pairs: int = 4096  # B, pairs a step of the torch engine
+    block_pairs: int = 1 << 19  # pairs a block, the unit of progress
     seed: int = 0
     device: str = "auto"  # cpu, cuda or auto
+    engine: str = "auto"  # kernel (numba, on CPU cores), torch, or auto: torch on a GPU, kernel elsewhere
+    threads: int = 0  # of the kernel engine; 0 = one a core; 1 = the same bits every time
+    tables_on_disk: bool = False  # train in memory-mapped files in `out/tables/`: for tables larger than the RAM
+    reach: int = 0  # smoothing steps over the exported target vectors: 0 finds references, 16 to 32 map topics
 
     @classmethod
     def of_preset(cls, preset: str, **changes) -> "Config":
@@ -72,6 +84,8 @@ class Config:
 
         require(self.subset in SUBSETS, "subset", f"one of {', '.join(SUBSETS)}")
         require(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}")
+        require(self.row_type in ROW_TYPES, "row_type", f"one of {', '.join(ROW_TYPES)}")
         require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda")
         require(whole(self.dimensions, 1, 65536), "dimensions", "a whole number from 1 to 65,536")
         require(whole(self.epochs, 0, 100000), "epochs", "a whole number, 0 or more")
@@ -79,6 +93,10 @@ class Config:
         require(whole(self.batch_pairs, 1), "batch_pairs", "a whole number, 1 or more")
         require(whole(self.block_pairs, 1), "block_pairs", "a whole number, 1 or more")
         require(whole(self.seed, 0, 2**63 - 1), "seed", "a whole number, 0 or more")
+        require(whole(self.threads, 0, 1024), "threads", "a whole number from 0 (one a core) to 1,024")
+        require(whole(self.reach, 0, 1000), "reach", "a whole number of smoothing steps from 0 to 1,000")
+        require(number(self.warm_up, 0, 0.9), "warm_up", "a fraction from 0 to 0.9")
+        require(number(self.start_scale, 1e-6, 1000), "start_scale", "a number above 0, at most 1,000")
         require(whole(self.min_degree, 0), "min_degree", "a whole number, 0 or more")
         for name in ("first_year", "last_year", "heldout_after"):
             require(getattr(self, name) is None or whole(getattr(self, name), 1000, 3000), name, "a year")

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.models import smoothing
 from helpers.models.sgns import PlainSGNS, sgns_loss
-from helpers.models.start import LEAF_WEIGHT, smooth, start_tables
+from helpers.models.smoothing import column_blocks, fill_start, smooth, smooth_trained, weigh
+from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
 from helpers.rows.optimizers import FIRST_SUM
 from helpers.rows.tables import OffloadedTable
-from helpers.training.loop import train_batch
+from helpers.training.engines import train_batch
 from tests.conftest import random_pairs
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -119,11 +121,11 @@ def test_rows_are_page_locked_where_there_is_a_gpu():
 def smooth_plainly(indptr, contexts, rows, weights):
     """The definition of `smooth` in a few dense lines of numpy."""
     unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)  # noqa: E731
-    degree = np.maximum(np.diff(indptr), 1)
+    context_weights = weigh(np.maximum(np.diff(indptr), 1))[:, None]
     rows = unit(rows.astype(np.float64))
     total = weights[0] * rows
     for weight in weights[1:]:
-        weighted = rows * np.maximum(1 - 1 / degree, LEAF_WEIGHT)[:, None]
+        weighted = rows * context_weights
         rows = unit(np.array([weighted[contexts[indptr[t] : indptr[t + 1]]].sum(axis=0) for t in range(len(rows))]))
         total = total + weight * rows
     return unit(total)
@@ -138,11 +140,50 @@ def test_smoothing_equals_its_definition(N):
     assert np.allclose(smooth(indptr, contexts, rows.copy(), (0.5, 1, 0, 2)), expected, atol=1e-5)
 
 
-def test_start_tables():
+def filled(warm_start, dtype=np.float32, D=40, scale=1.0):
+    """(indptr, target, context) of a small random graph."""
     indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
-    target, context = start_tables(indptr, contexts, 16, (1.0, 2.0), np.random.default_rng(1))
-    assert target.dtype == context.dtype == np.float32 and target.shape == context.shape == (40, 16)
-    assert np.array_equal(target, context) and target is not context
-    assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0], axis=1), 1, atol=1e-5)
-    cold, zero = start_tables(indptr, contexts, 16, (), np.random.default_rng(1))
-    assert np.abs(cold).max() <= 0.5 / 16 and cold.any() and not zero.any()
+    tables = [np.empty((40, D), dtype) for _ in range(2)]
+    fill_start(indptr, contexts, *tables, warm_start, scale, np.random.default_rng(1))
+    return indptr, *(to_float32(table) for table in tables)
+
+
+def test_start_tables():
+    indptr, target, context = filled((1.0, 2.0), scale=3.0)
+    assert np.array_equal(target, context)
+    assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0], axis=1), 3, atol=1e-5)
+    _, cold, zero = filled(())
+    assert np.abs(cold).max() <= 0.5 / 40 and cold.any() and not zero.any()
+    assert np.array_equal(filled((1.0, 2.0), np.uint16, scale=3.0)[1], to_float32(rounded(target, np.dtype(np.uint16))))
+
+
+def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
+    """Each block as a table of its own, its rows as long as its share of the columns."""
+    assert column_blocks(2_150_127, 128) == [slice(first, first + 32) for first in range(0, 128, 32)]
+    assert column_blocks(14_886_544, 188)[-1] == slice(176, 188) and column_blocks(1000, 188)[-1] == slice(128, 188)
+    monkeypatch.setattr(smoothing, "BLOCK_VALUES", 16 * 40)
+    indptr, target, _ = filled((1.0, 2.0))
+    for columns, width in ((slice(0, 16), 16), (slice(16, 32), 16), (slice(32, 40), 8)):
+        assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0, columns], axis=1), np.sqrt(width / 40), atol=1e-5)
+
+
+def test_reach_smooths_trained_rows():
+    indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
+    rows = np.random.default_rng(1).standard_normal((40, 20), dtype=np.float32)
+    got = np.concatenate([block for _, block in smooth_trained(indptr, contexts, rows, 3)], axis=1)
+    assert np.allclose(got, smooth_plainly(indptr, contexts, rows, (1, 1, 1, 1)), atol=1e-5)
+    stored = Float32Rows(rounded(rows, np.dtype(np.uint16)))
+    assert np.allclose(np.concatenate([block for _, block in smooth_trained(indptr, contexts, stored, 3)], axis=1), got, atol=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_offloaded_rows_of_bfloat16_train_like_float32(optimizer):
+    start = [torch.randn(23, 64, generator=torch.Generator().manual_seed(seed)).bfloat16() * 0.3 for seed in (1, 2)]
+    ends = []
+    for rows in ([table.float() for table in start], [table.clone() for table in start]):
+        tables = [OffloadedTable(table, optimizer) for table in rows]
+        for batch in batches(23, 12, 40, 3, seed=3):
+            train_batch(*tables, *batch, 0.05)
+        ends.append(tables[0].rows.float())
+    assert tables[0].rows.dtype == torch.bfloat16
+    assert (ends[1] - ends[0]).norm() < 0.1 * (ends[0] - start[0].float()).norm()

@@ -18,7 +18,7 @@ from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, TrainingError
 from helpers.neighbors.evaluate import validation_mrr
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.training import loop
+from helpers.training import engines, loop
 from helpers.training.checkpoint import newest_checkpoint, trained_checkpoint
 from helpers.training.loop import LOG_COLUMNS, chance_loss, train
 
@@ -73,22 +73,21 @@ def test_tensorboard_holds_the_curves(run):
 def test_cold_training_through_the_loop_equals_the_plain_model(run):
     """The whole loop (blocks, shuffling, noise, rate, batches) against PlainSGNS fed the same batches."""
     from helpers.models.sgns import PlainSGNS
-    from helpers.models.start import start_tables
+    from helpers.training.engines import new_tables
 
-    c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05)
-    seen, original = [], loop.train_batch
+    c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05, engine="torch", row_type="float32")
+    seen, original = [], engines.train_batch
 
     def spy(target, context, *batch_and_rate):
         seen.append(batch_and_rate)
         return original(target, context, *batch_and_rate)
 
-    loop.train_batch = spy
+    engines.train_batch = spy
     try:
         result = train(c, pairs)
     finally:
-        loop.train_batch = original
-    start = start_tables(pairs.indptr, pairs.contexts, c.dimensions, (), np.random.default_rng(c.seed))
-    plain = PlainSGNS(*(torch.from_numpy(table) for table in start))
+        engines.train_batch = original
+    plain = PlainSGNS(*new_tables(c, pairs.indptr, pairs.contexts))
     for targets, contexts, negatives, rate in seen:
         plain.zero_grad()
         plain(targets, contexts, negatives).backward()
@@ -100,10 +99,13 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
     assert sorted(trained) == sorted(every * 2), "every pair once an epoch"
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
-def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [("sgd", {"threads": 1}), ("rowwise_adagrad", {"threads": 1, "tables_on_disk": True}), ("rowwise_adagrad", {"engine": "torch"})],
+)
+def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     rate = 0.02 if optimizer == "sgd" else 0.1
-    c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate)
+    c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate, warm_up=0.2, **more)
     unbroken = train(c, pairs, validation_mrr(pairs))
     d = dataclasses.replace(c, out=str(tmp_path / "second"))
     for name in ("corpus", "pairs"):
@@ -217,19 +219,27 @@ def test_a_loss_that_stays_at_chance_stops_the_run(run, monkeypatch):
         train(c, pairs)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(run):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(run, monkeypatch):
     c, pairs = run(epochs=1)
     train(c, pairs)
     d = dataclasses.replace(c, epochs=3)
     found = newest_checkpoint(d, pairs.fingerprint)
-    original = loop.train_batch
-    loop.train_batch = lambda *arguments: original(*arguments) * float("nan")
-    try:
-        with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.05\)"):
-            train(d, pairs)
-    finally:
-        loop.train_batch = original
+    original = engines.KernelEngine.train_block
+
+    def poisoned(engine, *arguments):
+        engine.context[:] = float("nan")
+        return original(engine, *arguments)
+
+    monkeypatch.setattr(engines.KernelEngine, "train_block", poisoned)
+    with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.05\)"):
+        train(d, pairs)
     assert newest_checkpoint(d, pairs.fingerprint).path == found.path
+
+
+def test_a_learning_rate_that_is_far_too_high_is_told(run):
+    c, pairs = run(epochs=20, optimizer="sgd", learning_rate=100)
+    with pytest.raises(TrainingError, match=r"The loss (is nan|is inf|stays at chance).*learning rate \((now )?100"):
+        train(c, pairs)
 
 
 def test_a_gpu_that_is_not_there(run):

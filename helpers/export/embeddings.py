@@ -17,6 +17,7 @@ from helpers.export.drive import open_finished
 from helpers.export.formats import Dequantised, as_float16, chunks, write_npy
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
+from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
@@ -103,4 +104,4 @@ def open_answer(config: Config, place: str = "") -> Answer:
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if all(measured[name] == facts[name] for name in ("config", "epochs")):
             facts["metrics"] = measured["metrics"]
-    return Answer(str(trained.path), papers, trained.target.numpy(), trained.context.numpy(), facts, pairs)
+    return Answer(str(trained.path), papers, *(Float32Rows(as_stored(rows)) for rows in (trained.target, trained.context)), facts, pairs)

@@ -30,10 +30,14 @@ class PairBlocks:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
+    def targets(self, epoch: int, block: int) -> np.ndarray:
+        """The different targets of one block, int32, in this epoch's order; each has all its contexts there."""
+        self._arrange(epoch)
+        return self._order[self._bounds[block] : self._bounds[block + 1]]
+
     def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(targets int32 (B,), contexts int32 (B,)) of one block, grouped by target; every pair is in just one block of an epoch."""
-        self._arrange(epoch)
-        order = self._order[self._bounds[block] : self._bounds[block + 1]]
+        order = self.targets(epoch, block)
         size = int((self.indptr[order + 1] - self.indptr[order]).sum())
         targets, contexts = np.empty(size, np.int32), np.empty(size, np.int32)
         _fill(order, self.indptr, self.contexts, targets, contexts)

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from helpers.rows.bfloat16 import round_stochastically
 from helpers.rows.optimizers import UPDATES, new_sums
 
 
@@ -23,13 +24,13 @@ class WorkingRows:
 class OffloadedTable:
     """N rows of D values in CPU memory (page-locked where the device is a GPU), gathered, trained and written back batch by batch.
 
-    rows: float32 (N, D) on the CPU, taken over, not copied (but for page-locking); optimizer: a name in UPDATES.
+    rows: float32 or bfloat16 (N, D) on the CPU, taken over, not copied (but for page-locking); optimizer: a name in UPDATES.
     A batch trained through it gives the same table as a dense `nn.Embedding` with the same optimiser: duplicates of a row are summed first.
     """
 
     def __init__(self, rows: torch.Tensor, optimizer: str, device: torch.device | str = "cpu", sums: torch.Tensor | None = None):
-        if rows.dtype != torch.float32 or rows.dim() != 2 or rows.device.type != "cpu":
-            raise ValueError(f"rows must be float32 (N, D) on the CPU, not {rows.dtype} {tuple(rows.shape)} on {rows.device}")
+        if rows.dtype not in (torch.float32, torch.bfloat16) or rows.dim() != 2 or rows.device.type != "cpu":
+            raise ValueError(f"rows must be float32 or bfloat16 (N, D) on the CPU, not {rows.dtype} {tuple(rows.shape)} on {rows.device}")
         self.device = torch.device(device)
         lock = torch.Tensor.pin_memory if self.device.type == "cuda" else lambda tensor: tensor
         self.rows = lock(rows)
@@ -42,7 +43,7 @@ class OffloadedTable:
         unique, index = torch.unique(ids, return_inverse=True)
         if len(unique) and not (0 <= unique[0] and unique[-1] < len(self.rows)):  # a negative id would index from the end
             raise IndexError(f"ids from {unique[0]} to {unique[-1]} do not fit a table of {len(self.rows)} rows")
-        rows = self.rows.index_select(0, unique).to(self.device)
+        rows = self.rows.index_select(0, unique).to(self.device).float()
         return WorkingRows(unique, rows.requires_grad_(), index.to(self.device))
 
     @torch.no_grad()
@@ -52,6 +53,7 @@ class OffloadedTable:
         if self.sums is not None:
             sums = self.sums.index_select(0, working.ids).to(self.device)
         self._update(rows, working.rows.grad, sums, learning_rate)
+        rows = round_stochastically(rows) if self.rows.dtype == torch.bfloat16 else rows
         self.rows.index_copy_(0, working.ids, rows.cpu())
         if sums is not None:
             self.sums.index_copy_(0, working.ids, sums.cpu())

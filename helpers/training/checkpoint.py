@@ -10,7 +10,7 @@ import torch
 from helpers.artefacts import new_folder, read_manifest, write_manifest
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
-from helpers.rows.tables import OffloadedTable
+from helpers.rows.bfloat16 import as_stored, as_tensor
 
 NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2
@@ -19,7 +19,7 @@ MAY_CHANGE = ("epochs",)  # a finished run may be trained further
 
 @dataclasses.dataclass
 class Checkpoint:
-    """A run's state: rows float32 (N, D), optimiser sums float32 (N,) or None, and how far it is."""
+    """A run's state: rows bfloat16 or float32 (N, D), optimiser sums float32 (N,) or None, and how far it is."""
 
     target: torch.Tensor
     context: torch.Tensor
@@ -31,16 +31,14 @@ class Checkpoint:
     path: Path
 
 
-def save_checkpoint(
-    config: Config, fingerprint: dict, target: OffloadedTable, context: OffloadedTable, epoch: int, log: list[dict]
-) -> Path:
+def save_checkpoint(config: Config, fingerprint: dict, engine, epoch: int, log: list[dict]) -> Path:
     """Write `out/checkpoints/<epochs done>/` whole, then delete all but the newest two; raises ArtefactError where the disk is full."""
     path = config.folder("checkpoints") / f"{epoch:06d}"
     with new_folder(path) as folder:
-        for name, table in (("target", target), ("context", context)):
-            np.save(folder / f"{name}.npy", table.rows.numpy())
-            if table.sums is not None:
-                np.save(folder / f"{name}_sums.npy", table.sums.numpy())
+        for name in ("target", "context"):
+            np.save(folder / f"{name}.npy", as_stored(getattr(engine, name)))
+            if (sums := getattr(engine, f"{name}_sums")) is not None:
+                np.save(folder / f"{name}_sums.npy", sums.numpy())
         write_manifest(folder, epoch=epoch, log=log, config=config.part(TRAINING_SETTINGS), pairs=fingerprint)
     for old in _folders(config)[KEPT:]:
         shutil.rmtree(old)
@@ -74,7 +72,12 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True) 
 
         def tensor(name: str, path: Path = path) -> torch.Tensor | None:
             file = path / f"{name}.npy"
-            return torch.from_numpy(np.load(file, mmap_mode=None if to_train else "c")) if file.exists() else None
+            if not file.exists():
+                return None
+            if not to_train or not config.tables_on_disk:
+                return as_tensor(np.load(file, mmap_mode=None if to_train else "c"))
+            config.folder("tables").mkdir(exist_ok=True)  # the checkpoint stays as it is: training goes on in a copy
+            return as_tensor(np.load(shutil.copy(file, config.folder("tables")), mmap_mode="r+"))
 
         tables = [tensor(name) for name in ("target", "context", "target_sums", "context_sums")]
         return Checkpoint(*tables, epoch=manifest["epoch"], log=manifest["log"], settings=manifest["config"], path=path)

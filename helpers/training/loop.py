@@ -1,6 +1,7 @@
-"""The training loop: blocks in, batches through the off-loaded tables, a log row a block, a checkpoint an epoch."""
+"""The training loop: blocks through an engine, a log row a block, a checkpoint an epoch."""
 
 import csv
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -11,14 +12,12 @@ import torch
 from helpers.artefacts import new_file
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import TrainingError
-from helpers.models.sgns import sgns_loss
-from helpers.models.start import start_tables
 from helpers.pairs import noise
-from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
 from helpers.progress import progress
-from helpers.rows.tables import OffloadedTable
+from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from helpers.training.engines import SampleLoss, TorchEngine, engine_class, new_tables
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
@@ -32,110 +31,90 @@ def chance_loss(negatives: int) -> float:
     return (1 + negatives) * math.log(2)
 
 
-def pick_device(config: Config) -> torch.device:
-    """The compute device: the setting, or the GPU where there is one."""
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device = 'cuda', but this machine has no GPU that torch can use; choose a GPU runtime, or device 'cpu'.")
-    return torch.device(config.device)
-
-
 def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each.
     Raises TrainingError where the loss stays at chance or is no longer a number, ArtefactError for another run's checkpoints.
     """
-    device = pick_device(config)
+    Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
     found = newest_checkpoint(config, pairs.fingerprint)
     if found:
         print(f"Going on from checkpoint {found.path}: {found.epoch} epochs are done, {max(config.epochs - found.epoch, 0)} to do.")
-        target = OffloadedTable(found.target, config.optimizer, device, found.target_sums)
-        context = OffloadedTable(found.context, config.optimizer, device, found.context_sums)
+        engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums)
         first, log, path = found.epoch, found.log, found.path
     else:
-        tables = start_tables(pairs.indptr, pairs.contexts, config.dimensions, config.warm_start, np.random.default_rng(config.seed))
-        target, context = (OffloadedTable(torch.from_numpy(table), config.optimizer, device) for table in tables)
-        mrr = _number(evaluate, target, context)  # row 0 of the log: what the start tables know
-        first, log, path = 0, [{**dict.fromkeys(LOG_COLUMNS, ""), "epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "mrr": mrr}], None
-    blocks = PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs)
+        engine = Engine(*data, *new_tables(config, pairs.indptr, pairs.contexts))
+        first, path = 0, None
+    blocks, loss = engine.blocks, SampleLoss(engine.blocks, pairs.noise, config.negatives)
+    if not found:  # row 0 of the log: what the start tables know
+        start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine.target, engine.context)}
+        log = [{**dict.fromkeys(LOG_COLUMNS, ""), **start, "mrr": _number(evaluate, engine)}]
     total = config.epochs * blocks.pairs
     events = _Events(config, log)
     with progress(title="Training", unit=" pairs", total=total, initial=first * blocks.pairs) as bar:
         for epoch in range(first, config.epochs):
             for block in range(blocks.blocks):
-                log.append(_train_block(config, blocks, pairs.noise, target, context, epoch, block, log[-1], total, bar))
+                log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                 _check_learning(config, log)
                 if block == blocks.blocks - 1:
-                    log[-1]["mrr"] = _number(evaluate, target, context)
+                    log[-1]["mrr"] = _number(evaluate, engine)
                 events.add(log[-1])
             write_log(config, log)
-            path = save_checkpoint(config, pairs.fingerprint, target, context, epoch + 1, log)
+            path = save_checkpoint(config, pairs.fingerprint, engine, epoch + 1, log)
     events.close()
     write_log(config, log)
-    path = path or save_checkpoint(config, pairs.fingerprint, target, context, 0, log)
+    path = path or save_checkpoint(config, pairs.fingerprint, engine, 0, log)
     print(_advice(log))
-    return Checkpoint(target.rows, context.rows, target.sums, context.sums, log[-1]["epoch"], log, config.part(TRAINING_SETTINGS), path)
+    state = engine.target, engine.context, engine.target_sums, engine.context_sums
+    return Checkpoint(*state, log[-1]["epoch"], log, config.part(TRAINING_SETTINGS), path)
 
 
-def _number(evaluate: Evaluate | None, target: OffloadedTable, context: OffloadedTable) -> float | str:
-    score = evaluate(target.rows.numpy(), context.rows.numpy()) if evaluate else None
+def rate_of(config: Config, pairs_done: int, total: int) -> float:
+    """The learning rate after `pairs_done` of `total` pairs: linear warm-up over the share config.warm_up, then down to a tenth at the end."""
+    part = pairs_done / max(total, 1)
+    rise = min(1.0, (part + 1e-3) / config.warm_up) if config.warm_up else 1.0
+    return config.learning_rate * rise * (1 - 0.9 * part)
+
+
+def _number(evaluate: Evaluate | None, engine) -> float | str:
+    score = evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context))) if evaluate else None
     return "" if score is None else score
 
 
-def _train_block(config, blocks, noise_table, target, context, epoch, block, last, total, bar) -> dict:
+def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) -> dict:
     """Train one block and return its row of the log; `last` is the row before."""
-    targets, contexts = blocks.block(epoch, block)
-    generator = blocks.generator(epoch, block)
-    shuffled = generator.permutation(len(targets))  # a block is grouped by target: a batch should not be one hub alone
-    targets, contexts = targets[shuffled].astype(np.int64), contexts[shuffled].astype(np.int64)
-    rate = config.learning_rate * (1 - 0.9 * last["pairs"] / total)
-    start, loss = time.perf_counter(), 0.0
-    for first in range(0, len(targets), config.batch_pairs):
-        batch = slice(first, first + config.batch_pairs)
-        B = len(targets[batch])
-        negatives = noise.draw(noise_table, (B, config.negatives), generator)
-        loss += train_batch(target, context, *(torch.from_numpy(ids) for ids in (targets[batch], contexts[batch], negatives)), rate)
-        bar.update(B)
-    bar.set_postfix(loss=f"{loss / max(len(targets), 1):.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
-    seconds = time.perf_counter() - start
+    rate = rate_of(config, last["pairs"], total)
+    start = time.perf_counter()
+    pairs = engine.train_block(epoch, block, rate, bar.update)
+    seconds = max(time.perf_counter() - start, 1e-9)
+    loss = sample_loss(engine.target, engine.context)
+    bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     return {
         "epoch": epoch + 1,
         "block": block + 1,
-        "pairs": last["pairs"] + len(targets),
+        "pairs": last["pairs"] + pairs,
         "seconds": last["seconds"] + seconds,
-        "pairs_per_s": len(targets) / seconds,
+        "pairs_per_s": pairs / seconds,
         "learning_rate": rate,
-        "loss": loss / max(len(targets), 1),
+        "loss": loss,
         "mrr": "",
     }
 
 
-def train_batch(target: OffloadedTable, context: OffloadedTable, targets, contexts, negatives, learning_rate: float) -> float:
-    """One step on pairs targets int64 (B,), contexts int64 (B,) with negatives int64 (B, K), all on the CPU; returns the summed loss."""
-    B = len(targets)
-    of_targets = target.gather(targets)
-    of_contexts = context.gather(torch.cat([contexts, negatives.flatten()]))  # once: a paper may be context and negative of one batch
-    looked_up = of_contexts.looked_up()
-    loss = sgns_loss(of_targets.looked_up(), looked_up[:B], looked_up[B:].view(*negatives.shape, -1))
-    loss.backward()
-    target.update(of_targets, learning_rate)
-    context.update(of_contexts, learning_rate)
-    return loss.item()
-
-
-def estimated_seconds(config: Config, pairs: Pairs, batches: int = 4) -> float:
-    """How long the training will take, from a few batches on throw-away tables of this run's shape (at most 100,000 rows), in seconds."""
+def estimated_seconds(config: Config, pairs: Pairs) -> float:
+    """How long the training will take, from a few steps on throw-away tables of this run's shape (at most 100,000 rows), in seconds."""
     N = min(pairs.papers, 100_000)
-    generator = np.random.default_rng(0)
-    tables = [OffloadedTable(torch.randn(N, config.dimensions) * 0.1, config.optimizer, pick_device(config)) for _ in range(2)]
-    for batch in range(batches + 1):
-        if batch == 1:  # the first one warms up
-            start = time.perf_counter()
-        sizes = (config.batch_pairs,), (config.batch_pairs,), (config.batch_pairs, config.negatives)
-        train_batch(*tables, *(torch.from_numpy(generator.integers(0, N, size)) for size in sizes), 0.01)
-    return (time.perf_counter() - start) / (batches * config.batch_pairs) * config.epochs * len(pairs.contexts)
+    Engine, generator = engine_class(config), np.random.default_rng(0)
+    P = 4 * config.batch_pairs if Engine is TorchEngine else 1 << 15
+    indptr, contexts = np.arange(N + 1) * P // N, generator.integers(0, N, P, dtype=np.int32)
+    trial = dataclasses.replace(config, block_pairs=P, tables_on_disk=False)
+    tables = [torch.randn(N, config.dimensions).mul_(0.1).to(getattr(torch, config.row_type)) for _ in range(2)]
+    engine = Engine(trial, indptr, contexts, noise.alias_table(np.ones(N), 1), *tables)
+    engine.train_block(0, 0, 0.01)  # the first one warms up
+    start = time.perf_counter()
+    engine.train_block(1, 0, 0.01)
+    return (time.perf_counter() - start) / P * config.epochs * len(pairs.contexts)
 
 
 def _advice(log: list[dict]) -> str:

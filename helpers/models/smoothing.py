@@ -1,0 +1,134 @@
+"""Smoothing over the citation graph: where training starts, and how far the trained vectors reach.
+
+A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the tables that training
+starts from (warm, the default): papers which cite or are cited together start close. A cold SGNS needs many epochs to get there, the
+more the larger the graph. Published relatives: RandNE (Zhang et al. 2018), FastRP (Chen et al. 2019), ProNE (Zhang et al. 2019).
+Trained rows smoothed afterwards (`smooth_trained`) tell of wider topics: 0 steps find missing references, 16 to 32 map fields.
+Columns are smoothed in blocks, each as a table of its own: memory stays bounded, and as columns are random directions, the rows'
+lengths in a block stand for their lengths.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+
+from helpers.models.simd import prefetch
+from helpers.rows.bfloat16 import rounded, to_float32
+
+THREADS = 2  # Colab's free runtime has two cores
+LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
+BLOCK_VALUES = 80_000_000  # float32 values of a block of columns: three such tables are held, 1 GB
+AHEAD = 16  # rows prefetched ahead
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, first, last):
+    """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum of rows[c] over the contexts c of t; t in first..last.
+
+    rows (already times their weights), out, total: float32 (N, D). A target without contexts gets 0.
+    """
+    D, P = rows.shape[1], len(contexts)
+    base, row_bytes = rows.ctypes.data, rows.shape[1] * 4
+    smoothed = np.empty(D, np.float32)
+    for t in range(first, last):
+        smoothed[:] = 0
+        for p in range(indptr[t], indptr[t + 1]):
+            if p + AHEAD < P:
+                coming = base + np.int64(contexts[p + AHEAD]) * row_bytes
+                for offset in range(0, row_bytes, 64):
+                    prefetch(coming + offset)
+            c = contexts[p]
+            for j in range(D):
+                smoothed[j] += rows[c, j]
+        scale = _inverse_length(smoothed)
+        for j in range(D):
+            value = smoothed[j] * scale
+            total[t, j] += weight * value
+            out[t, j] = context_weights[t] * value
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
+def _inverse_length(row):
+    """1 / |row|, 0 for a row of length 0."""
+    square = np.float32(0)
+    for j in range(len(row)):
+        square += row[j] * row[j]
+    return np.float32(1 / np.sqrt(square)) if square > 0 else np.float32(0)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _normalise(rows, total, weight, context_weights, first, last):
+    """rows[t] to length context_weights[t], total[t] = weight * the row at length 1."""
+    for t in range(first, last):
+        scale = _inverse_length(rows[t])
+        for j in range(rows.shape[1]):
+            value = rows[t, j] * scale
+            total[t, j] = weight * value
+            rows[t, j] = context_weights[t] * value
+
+
+def weigh(degree: np.ndarray) -> np.ndarray:
+    """How much a context of this training degree counts, float (N,)."""
+    return np.maximum(1 - 1 / degree, LEAF_WEIGHT)
+
+
+def smooth(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+    """Weighted sum of the rows after k = 0, 1, ... smoothing steps, normalised; a step replaces each row by the sum of its contexts' rows.
+
+    Rows are normalised at each step and summed with weights max(1 - 1/d, LEAF_WEIGHT) of the context's degree d.
+    indptr: int64 (N+1,), contexts: int32 (P,); rows: float32 (N, D), overwritten; weights: one for each k. Returns float32 (N, D).
+    """
+    N, degree = len(rows), np.maximum(np.diff(indptr), 1)
+    context_weights = weigh(degree).astype(np.float32)
+    middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
+    bounds = [0, *np.minimum(middle, N).tolist(), N]
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def run(kernel, *arguments):
+            list(pool.map(lambda first, last: kernel(*arguments, first, last), bounds[:-1], bounds[1:]))
+
+        total, out = np.empty_like(rows), np.empty_like(rows)
+        run(_normalise, rows, total, np.float32(weights[0]), context_weights)
+        for weight in weights[1:]:
+            run(_smoothing_step, indptr, contexts, context_weights, rows, out, total, np.float32(weight))
+            rows, out = out, rows
+        run(_normalise, total, total, np.float32(1), np.ones(N, np.float32))
+    return total
+
+
+def column_blocks(N: int, D: int) -> list[slice]:
+    """How D columns of N rows are cut into blocks of bounded size: 16 to 64 columns each."""
+    width = max(16, min(64, BLOCK_VALUES // N // 16 * 16))
+    return [slice(first, min(first + width, D)) for first in range(0, D, width)]
+
+
+def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_start, scale: float, generator: np.random.Generator) -> None:
+    """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
+
+    indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16), perhaps memory-mapped;
+    warm_start: weights of 1, 2, ... smoothing steps, () for a cold start.
+    """
+    N, D = target.shape
+    for columns in column_blocks(N, D):
+        shape = (N, columns.stop - columns.start)
+        if any(warm_start):
+            rows = smooth(indptr, contexts, generator.standard_normal(shape, dtype=np.float32), (0, *warm_start))
+            rows *= np.float32(scale * np.sqrt(shape[1] / D))
+            context[:, columns] = rounded(rows, context.dtype)
+        else:
+            rows = (generator.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(scale / D)
+            context[:, columns] = 0
+        target[:, columns] = rounded(rows, target.dtype)
+
+
+def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
+
+    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target.
+    """
+    N, D = rows.shape
+    for columns in column_blocks(N, D):
+        block = np.array(to_float32(rows[:, columns]), np.float32, order="C")  # a copy: `smooth` overwrites it
+        yield columns, smooth(indptr, contexts, block, (1,) * (reach + 1)) * np.float32(np.sqrt(block.shape[1] / D))

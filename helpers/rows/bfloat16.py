@@ -1,0 +1,48 @@
+"""Rows of bfloat16: the upper half of a float32, kept by numpy (which has no such type) as uint16, by torch as bfloat16."""
+
+import numpy as np
+import torch
+
+ROW_TYPES = {"bfloat16": np.dtype(np.uint16), "float32": np.dtype(np.float32)}  # how numpy keeps rows of each type
+
+
+def to_float32(stored: np.ndarray) -> np.ndarray:
+    """Stored rows (uint16 bits of bfloat16, or float32) as float32, exactly; any shape."""
+    return stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float32 values as they are stored in `dtype`: themselves, or the nearest bfloat16 (ties to even) as uint16; any shape."""
+    if dtype == np.float32:
+        return values
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def round_stochastically(values: torch.Tensor) -> torch.Tensor:
+    """float32 values as bfloat16, each rounded up with the probability of its remainder, so that small steps are not lost; any shape."""
+    random = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device)
+    return ((values.view(torch.int32) + random) & -65536).view(torch.float32).to(torch.bfloat16)
+
+
+def as_stored(rows: torch.Tensor) -> np.ndarray:
+    """A table of torch on the CPU as numpy keeps it, without a copy."""
+    return rows.view(torch.int16).numpy().view(np.uint16) if rows.dtype == torch.bfloat16 else rows.numpy()
+
+
+def as_tensor(stored: np.ndarray) -> torch.Tensor:
+    """The other way round, without a copy: float32 or, of uint16, bfloat16."""
+    return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16) if stored.dtype == np.uint16 else torch.from_numpy(stored)
+
+
+class Float32Rows:
+    """Stored rows (N, D), perhaps memory-mapped, that read as float32: only what is indexed is converted."""
+
+    def __init__(self, stored: np.ndarray):
+        self.stored, self.shape, self.dtype, self.ndim = stored, stored.shape, np.dtype(np.float32), 2
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return to_float32(np.asarray(self.stored[index]))

@@ -1,0 +1,185 @@
+"""The two ways to train a block of pairs: numba kernels on CPU cores, and torch in batches through off-loaded tables (GPU, or any device).
+
+Both draw their negatives from (seed, epoch, block) alone, so a resumed run trains on what the unbroken one would have.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from helpers.config import Config
+from helpers.errors import ArtefactError, TrainingError
+from helpers.models import kernels
+from helpers.models.sgns import sgns_loss
+from helpers.models.smoothing import fill_start
+from helpers.pairs import noise
+from helpers.pairs.blocks import PairBlocks
+from helpers.rows.bfloat16 import ROW_TYPES, as_stored, as_tensor
+from helpers.rows.optimizers import new_sums
+from helpers.rows.tables import OffloadedTable
+
+SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
+LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
+
+
+def empty_table(config: Config, name: str, N: int) -> np.ndarray:
+    """A new table (N, D) of config.row_type, in RAM or, with config.tables_on_disk, memory-mapped in `out/tables/`."""
+    shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
+    if not config.tables_on_disk:
+        return np.empty(shape, dtype)
+    config.folder("tables").mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(config.folder("tables") / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+def new_tables(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The (target, context) tables that training starts from, (N, D) on the CPU, bfloat16 or float32 by config.row_type."""
+    target, context = (empty_table(config, name, len(indptr) - 1) for name in ("target", "context"))
+    fill_start(indptr, contexts, target, context, config.warm_start, config.start_scale, np.random.default_rng(config.seed))
+    return as_tensor(target), as_tensor(context)
+
+
+def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise_table: np.ndarray, *tables: torch.Tensor) -> None:
+    """Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence."""
+    N = len(indptr) - 1
+    if indptr[0] != 0 or indptr[-1] != len(contexts) or (np.diff(indptr) < 0).any():
+        raise ArtefactError("pairs/contexts_indptr.npy does not fit pairs/contexts.npy; run notebook 02_build_pairs again.")
+    if len(contexts) and not (0 <= contexts.min() and contexts.max() < N):
+        raise ArtefactError(
+            f"pairs/contexts.npy names paper {max(contexts.max(), -contexts.min()):,}, but there are {N:,}; run notebook 02_build_pairs again."
+        )
+    if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
+        raise ArtefactError(
+            f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02_build_pairs again."
+        )
+    for table in tables:
+        if tuple(table.shape) != (N, config.dimensions) or table.dtype != getattr(torch, config.row_type):
+            raise ArtefactError(
+                f"A table is {str(table.dtype).split('.')[-1]} {tuple(table.shape)}, but {config.row_type} ({N}, {config.dimensions}) is expected; "
+                "delete the checkpoint that holds it, or choose another OUT."
+            )
+
+
+class KernelEngine:
+    """Trains on CPU cores by `models/kernels.py`: row-wise Adagrad or SGD, rows of bfloat16 or float32, in RAM or memory-mapped.
+
+    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew.
+    One thread (config.threads) gives the same bits every time; several share the tables without locks and do not.
+    """
+
+    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None):
+        check_inputs(config, indptr, contexts, noise_table, target, context)
+        self.config, self.indptr, self.contexts, self.noise = config, np.asarray(indptr), contexts, noise_table
+        self.target, self.context = target, context
+        N = len(indptr) - 1
+        self.target_sums, self.context_sums = (
+            new_sums(config.optimizer, N) if sums is None else sums for sums in (target_sums, context_sums)
+        )
+        self.blocks = PairBlocks(indptr, contexts, config.seed, config.block_pairs)
+        self.threads = config.threads or os.cpu_count()
+        self._rooms = [None] * self.threads
+        nothing = np.empty(0, np.float32)
+        self._tables = (as_stored(target), as_stored(context))
+        self._sums = tuple(nothing if sums is None else sums.numpy() for sums in (self.target_sums, self.context_sums))
+
+    def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
+        """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
+        targets = self.blocks.targets(epoch, block)
+        done = np.cumsum(self.indptr[targets + 1] - self.indptr[targets])
+        pairs = int(done[-1]) if len(done) else 0
+        bounds = [0, *np.searchsorted(done, np.arange(1, SHARES) * pairs // SHARES, side="right").tolist(), len(targets)]
+        generator = self.blocks.generator(epoch, block)
+        keys = generator.integers(0, 2**64, SHARES, dtype=np.uint64)
+        words = generator.integers(0, 1 << 16, kernels.NOISE_WORDS + self.config.dimensions, dtype=np.uint32)
+
+        def train_share(share: int) -> None:
+            own = targets[bounds[share] : bounds[share + 1]]
+            size = int((self.indptr[own + 1] - self.indptr[own]).sum())
+            room = self._rooms.pop()
+            if room is None or len(room[0]) < size:
+                room = kernels.room(size + size // 4, self.config.negatives)
+            K, adagrad = self.config.negatives, self.config.optimizer == "rowwise_adagrad"
+            steps = kernels.lay_out(own, self.indptr, self.contexts, K, self.noise, keys[share], *room)
+            kernels.train_steps(steps, *room, K, *self._tables, *self._sums, adagrad, np.float32(learning_rate), words)
+            self._rooms.append(room)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(train_share, range(SHARES)))
+        if progress:
+            progress(pairs)
+        return pairs
+
+
+class TorchEngine:
+    """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU. The same arguments and attributes."""
+
+    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None):
+        check_inputs(config, indptr, contexts, noise_table, target, context)
+        device = pick_device(config)
+        self.config, self.noise = config, noise_table
+        self.tables = (
+            OffloadedTable(target, config.optimizer, device, target_sums),
+            OffloadedTable(context, config.optimizer, device, context_sums),
+        )
+        self.target, self.context = (table.rows for table in self.tables)
+        self.target_sums, self.context_sums = (table.sums for table in self.tables)
+        self.blocks = PairBlocks(indptr, contexts, config.seed, config.block_pairs)
+
+    def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
+        """Train the block's pairs once, in a random order; returns how many they are."""
+        targets, contexts = self.blocks.block(epoch, block)
+        generator = self.blocks.generator(epoch, block)
+        shuffled = generator.permutation(len(targets))  # a block is grouped by target: a batch should not be one hub alone
+        targets, contexts = targets[shuffled].astype(np.int64), contexts[shuffled].astype(np.int64)
+        torch.manual_seed(int(generator.integers(2**63)))  # of stochastic rounding
+        for first in range(0, len(targets), self.config.batch_pairs):
+            batch = slice(first, first + self.config.batch_pairs)
+            negatives = noise.draw(self.noise, (len(targets[batch]), self.config.negatives), generator)
+            train_batch(*self.tables, *(torch.from_numpy(ids) for ids in (targets[batch], contexts[batch], negatives)), learning_rate)
+            if progress:
+                progress(len(targets[batch]))
+        return len(targets)
+
+
+def train_batch(target: OffloadedTable, context: OffloadedTable, targets, contexts, negatives, learning_rate: float) -> float:
+    """One step on pairs targets int64 (B,), contexts int64 (B,) with negatives int64 (B, K), all on the CPU; returns the summed loss."""
+    B = len(targets)
+    of_targets = target.gather(targets)
+    of_contexts = context.gather(torch.cat([contexts, negatives.flatten()]))  # once: a paper may be context and negative of one batch
+    looked_up = of_contexts.looked_up()
+    loss = sgns_loss(of_targets.looked_up(), looked_up[:B], looked_up[B:].view(*negatives.shape, -1))
+    loss.backward()
+    target.update(of_targets, learning_rate)
+    context.update(of_contexts, learning_rate)
+    return loss.item()
+
+
+def pick_device(config: Config) -> torch.device:
+    """The compute device: the setting, or the GPU where there is one."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device = 'cuda', but this machine has no GPU that torch can use; choose a GPU runtime, or device 'cpu'.")
+    return torch.device(config.device)
+
+
+def engine_class(config: Config) -> type:
+    """KernelEngine on a CPU, TorchEngine on a GPU or where config.engine asks for it."""
+    return TorchEngine if config.engine == "torch" or pick_device(config).type == "cuda" else KernelEngine
+
+
+class SampleLoss:
+    """The loss a pair on LOSS_PAIRS training pairs with K negatives each, drawn once from the seed: one curve, comparable over the run."""
+
+    def __init__(self, blocks: PairBlocks, noise_table: np.ndarray, negatives: int):
+        generator = blocks.generator(0, purpose=2)
+        places = np.sort(generator.integers(0, max(blocks.pairs, 1), LOSS_PAIRS if blocks.pairs else 0))
+        self.targets = torch.from_numpy(np.searchsorted(blocks.indptr, places, side="right") - 1)
+        self.contexts = torch.from_numpy(np.asarray(blocks.contexts[places]).astype(np.int64))
+        self.negatives = torch.from_numpy(noise.draw(noise_table, (len(places), negatives), generator))
+
+    def __call__(self, target: torch.Tensor, context: torch.Tensor) -> float:
+        """target, context: bfloat16 or float32 (N, D)."""
+        rows = target[self.targets].float(), context[self.contexts].float(), context[self.negatives].float()
+        return float(sgns_loss(*rows)) / max(len(self.targets), 1)
