@@ -7,6 +7,7 @@ from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 READING = {True: (32, 3e6), False: (10, 13e6)}  # gzip or not: bytes of RAM, and bytes read a second, a byte of a dump (measured)
+COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time: three such tables are 1 GB
 LIMIT_FILES = (  # (limit, usage) of the control group this process runs in, version 2 and version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -43,21 +44,31 @@ def pair_needs(N: int, E: int) -> dict:
     return {"ram": WORK_BYTES // 3 + 100 * E + 40 * N, "disk": 8 * E + 16 * N, "seconds": 2 + E / 3e6, "advice": advice}
 
 
-def training_needs(N: int, D: int, seconds: float = 0) -> dict:
-    """What notebook 03 needs for N papers x D: three float32 tables at the start, two and their sums then; three checkpoints on disk."""
+def columns_at_a_time(N: int) -> int:
+    """How many columns of N rows are smoothed at a time, 16 to 64: three float32 tables of so many columns are held."""
+    return max(16, min(64, COLUMN_VALUES // N // 16 * 16))
+
+
+def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_disk: bool = False) -> dict:
+    """What notebook 03 needs for N papers x D: two tables (in memory, or files), their sums, columns to smooth; three checkpoints on disk.
+
+    value_bytes: 2 for rows of bfloat16, 4 for float32.
+    """
 
     def ram(D: int) -> int:
-        return 3 * 4 * N * D + 2 * 4 * N + WORK_BYTES
+        tables = 0 if on_disk else 2 * value_bytes * N * D
+        return tables + 8 * N + max(12 * N * min(D, columns_at_a_time(N)), 24 * N) + WORK_BYTES
 
     fits = next((d for d in range(D - D % 4, 0, -4) if ram(d) <= available_ram()), 0)
     advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers (FILTERS in notebook 01)"
-    return {"ram": ram(D), "disk": 3 * 2 * 4 * N * (D + 1), "seconds": seconds, "advice": advice}
+    files = (3 + on_disk) * 2 * N * (value_bytes * D + 4)
+    return {"ram": ram(D), "disk": files, "seconds": seconds, "advice": advice}
 
 
 def looking_needs(N: int, D: int) -> dict:
-    """What notebooks 04 and 06 need for N papers x D: memory-mapped tables, read in chunks; float16 vectors on disk."""
-    seconds = 5 + 2e-8 * N * D
-    return {"ram": WORK_BYTES + 60 * N, "disk": 4 * N * D + 100 * N, "seconds": seconds, "advice": "choose a runtime with more of it"}
+    """What notebooks 04 and 06 need for N papers x D: memory-mapped tables, columns to smooth; float16 vectors on disk, once smoothed."""
+    ram = WORK_BYTES + 60 * N + 12 * N * min(D, columns_at_a_time(N))
+    return {"ram": ram, "disk": 6 * N * D + 100 * N, "seconds": 5 + 1e-7 * N * D, "advice": "choose a runtime with more of it"}
 
 
 def _size(count: int) -> str:

@@ -35,6 +35,7 @@ def refused(done: subprocess.CompletedProcess, sentence: str) -> bool:
         (["--preset", "sample", "--dimensions", "0"], "dimensions = 0 cannot work"),
         (["--preset", "sample", "--dimensions", "many"], "invalid int value: 'many'"),
         (["--preset", "sample", "--heldout", "1.5"], "heldout = 1.5 cannot work"),
+        (["--preset", "sample", "--reach", "-1"], "reach = -1 cannot work: it must be a whole number of smoothing steps"),
         (["--preset", "sample", "--colour", "red"], "Unrecognized arguments: --colour red"),
         ([], "The following arguments are required: --preset"),
     ],

@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors
 import safetensors.numpy
+from scipy.sparse import csr_matrix
 
 from helpers.artefacts import read_manifest
+from helpers.config import Config
 from helpers.errors import ArtefactError, ConfigError
 from helpers.export import formats
 from helpers.export.embeddings import open_answer, open_embeddings, with_rows, write_embeddings
 from helpers.export.formats import FORMS, dequantised, quantised
 from helpers.export.write import export_forms, recall_at_10, sizes
+from helpers.models.smoothing import weigh
 
 N, D = 230, 12
 
@@ -197,3 +200,24 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match="mixes two runs: 230 papers, 9 vectors"):
         open_embeddings(tmp_path / "other")
+
+
+def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
+    """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs; the context table stays."""
+    answer = open_answer(Config.of_preset("sample", out=str(sample_run)))
+    near, far = answer.target_reaching(0, tmp_path), answer.target_reaching(3, tmp_path)
+    assert near is answer.target and far.dtype == np.float16 and not list(tmp_path.iterdir())
+    indptr, contexts = answer.pairs.indptr, np.asarray(answer.pairs.contexts)
+    rows = near[:] / np.linalg.norm(near[:], axis=1, keepdims=True)
+    total, weights = rows.copy(), weigh(np.maximum(np.diff(indptr), 1))[:, None]
+    for _ in range(3):
+        rows = csr_matrix((np.ones(len(contexts)), contexts, indptr), shape=(len(rows), len(rows))) @ (rows * weights)
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        total += rows
+    assert np.allclose(far, total / np.linalg.norm(total, axis=1, keepdims=True), atol=2e-3)
+    folder = answer.keep(tmp_path / "kept", {}, far, 3)
+    assert read_manifest(folder, "")["reach"] == 3 and np.array_equal(np.load(folder / "target.npy"), far)
+    assert np.array_equal(np.load(folder / "context.npy"), answer.context[:].astype(np.float16))
+    finished = open_answer(Config.of_preset("sample", out=str(tmp_path / "none")), str(folder))
+    with pytest.raises(ArtefactError, match="A reach of 16 needs the training pairs, but these vectors were opened finished"):
+        finished.target_reaching(16, tmp_path)

@@ -168,7 +168,7 @@ def test_bad_input_is_told_before_the_kernel():
     outside = contexts.copy()
     outside[3] = 40
     for data, tables, sentence in [
-        ((indptr, outside, table), good, r"contexts.npy names paper 40, but there are 40; run notebook 02_build_pairs again"),
+        ((indptr, outside, table), good, r"contexts.npy names paper 40, but there are 40 papers; run notebook 02_build_pairs again"),
         ((indptr, -contexts, table), good, r"contexts.npy names paper"),
         ((indptr[:-1], contexts, table), good, r"noise.npy is of another corpus|does not fit|names paper"),
         ((indptr[::-1].copy(), contexts, table), good, r"contexts_indptr.npy does not fit pairs/contexts.npy"),

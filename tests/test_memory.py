@@ -32,9 +32,11 @@ def test_the_rows(tmp_path):
 def test_a_table_that_does_not_fit_is_refused_with_what_would(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_ram", lambda: 12_700_000_000)
     with pytest.raises(ConfigError) as caught:
-        preflight(tmp_path, **training_needs(2_150_127, 512))
-    assert str(caught.value) == "This step needs 14.1 GB of RAM, but 12.7 GB are available; DIMENSIONS = 456 fits."
-    assert training_needs(2_150_127, 456)["ram"] <= 12_700_000_000 < training_needs(2_150_127, 460)["ram"]
+        preflight(tmp_path, **training_needs(14_886_544, 188))
+    assert str(caught.value) == "This step needs 15.1 GB of RAM, but 12.7 GB are available; DIMENSIONS = 148 fits."
+    assert training_needs(14_886_544, 148)["ram"] <= 12_700_000_000 < training_needs(14_886_544, 152)["ram"]
+    assert training_needs(2_150_127, 512)["ram"] < 7e9 < 10e9 < training_needs(2_150_127, 512, value_bytes=4)["ram"] < 12_700_000_000
+    assert training_needs(14_886_544, 188, on_disk=True)["ram"] < 5e9
     with pytest.raises(ConfigError, match="no number of dimensions fits: keep fewer papers"):
         preflight(tmp_path, **training_needs(2_000_000_000, 8))
 

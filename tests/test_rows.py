@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.models import smoothing
+from helpers import memory
 from helpers.models.sgns import PlainSGNS, sgns_loss
 from helpers.models.smoothing import column_blocks, fill_start, smooth, smooth_trained, weigh
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
@@ -161,7 +161,7 @@ def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
     """Each block as a table of its own, its rows as long as its share of the columns."""
     assert column_blocks(2_150_127, 128) == [slice(first, first + 32) for first in range(0, 128, 32)]
     assert column_blocks(14_886_544, 188)[-1] == slice(176, 188) and column_blocks(1000, 188)[-1] == slice(128, 188)
-    monkeypatch.setattr(smoothing, "BLOCK_VALUES", 16 * 40)
+    monkeypatch.setattr(memory, "COLUMN_VALUES", 16 * 40)
     indptr, target, _ = filled((1.0, 2.0))
     for columns, width in ((slice(0, 16), 16), (slice(16, 32), 16), (slice(32, 40), 8)):
         assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0, columns], axis=1), np.sqrt(width / 40), atol=1e-5)

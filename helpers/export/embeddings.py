@@ -15,8 +15,10 @@ from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
 from helpers.export.formats import Dequantised, as_float16, chunks, write_npy
+from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
+from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import trained_checkpoint
 
@@ -76,11 +78,31 @@ class Answer:
         """The held-out scores: measured now for a run of this folder, else those that came with the vectors."""
         return evaluate(self.pairs, self.target, self.context) if self.pairs else self.facts.get("metrics", {})
 
-    def keep(self, folder: Path, metrics: dict) -> Path:
-        """Write the vectors as `folder`, unless they were opened finished; returns where they are."""
+    def target_reaching(self, reach: int, folder: Path) -> np.ndarray:
+        """The target vectors smoothed `reach` steps over the training pairs, float16 (N, D) memory-mapped in `folder`; for 0 as they are.
+
+        Raises ArtefactError for vectors opened finished: their pairs are not here.
+        """
+        if not reach:
+            return self.target
+        if self.pairs is None:
+            raise ArtefactError(f"A reach of {reach} needs the training pairs, but these vectors were opened finished; take reach 0.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"target_reach_{reach}.npy"
+        smoothed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=self.target.shape)
+        blocks = smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach)
+        total = len(column_blocks(*self.target.shape))
+        for columns, values in progress(blocks, title=f"Reach {reach}", unit=" blocks", total=total):
+            smoothed[:, columns] = values
+        path.unlink()  # the mapping keeps its pages until it is let go
+        return smoothed
+
+    def keep(self, folder: Path, metrics: dict, target: np.ndarray | None = None, reach: int = 0) -> Path:
+        """Write the vectors as `folder`, unless they were opened finished; returns where they are. target: instead of this one's own."""
         if self.pairs is None:
             return Path(self.where)
-        write_embeddings(folder, self.papers, self.target, self.context, **{**self.facts, "metrics": metrics})
+        target = self.target if target is None else target
+        write_embeddings(folder, self.papers, target, self.context, **{**self.facts, "metrics": metrics, "reach": reach})
         return folder
 
 

@@ -103,7 +103,7 @@ def _read(builder, base, j, width, stored):
 
 
 def _write(builder, values, base, j, width, stored, noise):
-    """Store what `_read` gave, changed; bfloat16 is rounded up with the probability of its remainder: 16 random bits added, the rest cut."""
+    """Store what `_read` gave, changed; bfloat16 is rounded up with its remainder's probability: 16 random bits added, then cut."""
     if stored == types.float32:
         for part, value in values:
             _store(builder, value, base, part)

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import numpy as np
 
+from helpers.memory import columns_at_a_time
 from helpers.models.simd import prefetch
 from helpers.rows.bfloat16 import rounded, to_float32
 
 THREADS = 2  # Colab's free runtime has two cores
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
-BLOCK_VALUES = 80_000_000  # float32 values of a block of columns: three such tables are held, 1 GB
 AHEAD = 16  # rows prefetched ahead
 
 
@@ -100,7 +100,7 @@ def smooth(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray, weights: 
 
 def column_blocks(N: int, D: int) -> list[slice]:
     """How D columns of N rows are cut into blocks of bounded size: 16 to 64 columns each."""
-    width = max(16, min(64, BLOCK_VALUES // N // 16 * 16))
+    width = columns_at_a_time(N)
     return [slice(first, min(first + width, D)) for first in range(0, D, width)]
 
 

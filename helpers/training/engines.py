@@ -47,7 +47,8 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
         raise ArtefactError("pairs/contexts_indptr.npy does not fit pairs/contexts.npy; run notebook 02_build_pairs again.")
     if len(contexts) and not (0 <= contexts.min() and contexts.max() < N):
         raise ArtefactError(
-            f"pairs/contexts.npy names paper {max(contexts.max(), -contexts.min()):,}, but there are {N:,}; run notebook 02_build_pairs again."
+            f"pairs/contexts.npy names paper {contexts.max() if contexts.min() >= 0 else contexts.min():,}, but there are {N:,} papers; "
+            "run notebook 02_build_pairs again."
         )
     if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
         raise ArtefactError(
@@ -55,9 +56,10 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
         )
     for table in tables:
         if tuple(table.shape) != (N, config.dimensions) or table.dtype != getattr(torch, config.row_type):
+            found = f"{str(table.dtype).split('.')[-1]} {tuple(table.shape)}"
             raise ArtefactError(
-                f"A table is {str(table.dtype).split('.')[-1]} {tuple(table.shape)}, but {config.row_type} ({N}, {config.dimensions}) is expected; "
-                "delete the checkpoint that holds it, or choose another OUT."
+                f"A table is {found}, but {config.row_type} ({N}, {config.dimensions}) is expected; delete the checkpoint it is from, or "
+                "choose another OUT."
             )
 
 

@@ -71,7 +71,7 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Che
 
 
 def rate_of(config: Config, pairs_done: int, total: int) -> float:
-    """The learning rate after `pairs_done` of `total` pairs: linear warm-up over the share config.warm_up, then down to a tenth at the end."""
+    """The learning rate after `pairs_done` of `total` pairs: a linear warm-up over config.warm_up of them, down to a tenth at the end."""
     part = pairs_done / max(total, 1)
     rise = min(1.0, (part + 1e-3) / config.warm_up) if config.warm_up else 1.0
     return config.learning_rate * rise * (1 - 0.9 * part)
