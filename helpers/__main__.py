@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
     run.add_argument("--drop-unrecorded", action="store_true", help="drop cited works that have no record of their own")
     run.add_argument("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
-    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 5)")
+    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10)")
     run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
     run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
     run.add_argument(

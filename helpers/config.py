@@ -38,12 +38,12 @@ class Config:
     max_bad_fraction: float = 0.01  # share of malformed records that a dump may have
     heldout: float = 0.02  # share of citations hidden for the evaluation; 0 trains on every one
     heldout_after: int | None = None  # hide only references of papers of a later year than this
-    noise_power: float = 0.75  # negatives are drawn with probability ~ degree ** noise_power
+    noise_power: float = 0.5  # negatives are drawn with probability ~ degree ** noise_power
     negatives: int = 5  # K, negatives a pair
     optimizer: str = "rowwise_adagrad"
-    learning_rate: float = 0.05  # at the highest; falls linearly to a tenth at the end
+    learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
     warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
-    warm_start: tuple[float, ...] = (1.0, 2.0, 2.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
+    warm_start: tuple[float, ...] = (0.0, 1.0, 1.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
     start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
     row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
     batch_pairs: int = 4096  # B, pairs a step of the torch engine
@@ -120,9 +120,9 @@ PRESETS: dict[str, dict] = {
         dumps=(ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz"),
         subset="all",
         dimensions=64,
-        epochs=5,
+        epochs=10,
         block_pairs=1 << 15,  # a point of the loss curve each
     ),
-    "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=5),
-    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=5),
+    "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
+    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10),
 }

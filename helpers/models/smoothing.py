@@ -20,6 +20,7 @@ from helpers.rows.bfloat16 import rounded, to_float32
 
 THREADS = 2  # Colab's free runtime has two cores
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
+HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
 
 
@@ -70,14 +71,14 @@ def _normalise(rows, total, weight, context_weights, first, last):
 
 
 def weigh(degree: np.ndarray) -> np.ndarray:
-    """How much a context of this training degree counts, float (N,)."""
-    return np.maximum(1 - 1 / degree, LEAF_WEIGHT)
+    """How much a context of this training degree d counts: max(1 - 1/d, LEAF_WEIGHT) / d ** HUB_POWER, float (N,)."""
+    return np.maximum(1 - 1 / degree, LEAF_WEIGHT) / degree**HUB_POWER
 
 
 def smooth(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
     """Weighted sum of the rows after k = 0, 1, ... smoothing steps, normalised; a step replaces each row by the sum of its contexts' rows.
 
-    Rows are normalised at each step and summed with weights max(1 - 1/d, LEAF_WEIGHT) of the context's degree d.
+    Rows are normalised at each step and summed with the weights that `weigh` gives the contexts.
     indptr: int64 (N+1,), contexts: int32 (P,); rows: float32 (N, D), overwritten; weights: one for each k. Returns float32 (N, D).
     """
     N, degree = len(rows), np.maximum(np.diff(indptr), 1)

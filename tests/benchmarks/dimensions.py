@@ -1,0 +1,58 @@
+"""Quality against the number of dimensions on two real sets, as one figure: is 512 enough?"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from helpers.config import Config
+from helpers.pairs.noise import alias_table
+from helpers.training.engines import KernelEngine, new_tables
+from helpers.training.loop import rate_of
+from tests import protocols, real_data
+
+SETS = ("hepth", "paperscape")
+DIMENSIONS = (64, 128, 188, 256, 512, 1024)
+READING = "target.context + context.target"
+FIGURE = Path(__file__).parent / "figures" / "quality_by_dimensions.png"
+
+
+def trained(pairs, config: Config) -> KernelEngine:
+    """The engine after all epochs of the config on pairs with indptr int64 (N+1,) and contexts int32 (P,)."""
+    noise = alias_table(np.diff(pairs.indptr), config.noise_power)
+    engine = KernelEngine(config, pairs.indptr, pairs.contexts, noise, *new_tables(config, pairs.indptr, pairs.contexts))
+    done = 0
+    for epoch in range(config.epochs):
+        for block in range(engine.blocks.blocks):
+            done += engine.train_block(epoch, block, rate_of(config, done, config.epochs * engine.blocks.pairs))
+    return engine
+
+
+def run(quick: bool = False) -> dict[str, float] | None:
+    """{hepth,paperscape}_mrr_d{64..1024}: test MRR of the sum reading, mean of three seeds (one where quick), and the figure."""
+    if real_data.paper_data() is None:
+        print("This benchmark needs real citation data: set PAPER_DATA to its folder.")
+        return None
+    figures, axes = {}, plt.subplots(figsize=(6, 4))[1]
+    for name in SETS[: 1 if quick else 2]:
+        means, spreads = [], []
+        for D in DIMENSIONS[: 2 if quick else None]:
+            scores = []
+            for seed in range(1 if quick else 3):
+                engine = trained(split := protocols.load(name, "test", seed), Config.of_preset("cs", dimensions=D, seed=seed))
+                tables = engine.target.float().numpy(), engine.context.float().numpy()
+                scores.append(protocols.link_mrr(*tables, None, split)[READING]["mrr"])
+            means.append(np.mean(scores))
+            spreads.append(np.ptp(scores) / 2)
+            figures[f"{name}_mrr_d{D}"] = float(means[-1])
+            print(f"{name} D={D}: {means[-1]:.4f} +- {spreads[-1]:.4f}", flush=True)
+        axes.errorbar(DIMENSIONS[: len(means)], means, spreads, marker="o", capsize=3, label=name)
+    if not quick:
+        axes.set(xscale="log", xlabel="dimensions", ylabel="held-out MRR", title="Quality against dimensions (three seeds)", ylim=(0, None))
+        axes.set_xticks(DIMENSIONS, DIMENSIONS)
+        axes.minorticks_off()
+        axes.legend()
+        FIGURE.parent.mkdir(exist_ok=True)
+        axes.figure.savefig(FIGURE, dpi=110, bbox_inches="tight")
+        print(FIGURE)
+    return figures
