@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10)")
     run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
     run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
+    run.add_argument("--tables-on-disk", action="store_true", help="train in memory-mapped files: slower, for tables larger than the RAM")
     run.add_argument(
         "--reach", type=int, metavar="K", help="smooth the exported target vectors over K steps: 0 finds references, 16 to 32 map topics"
     )
@@ -74,11 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
         parameters = {
             "PRESET": given.preset, "DUMPS": given.dump, "SUBSET": given.subset or "", "FILTERS": filters, "OUT": given.out or "",
             "HELDOUT": given.heldout, "HELDOUT_AFTER": given.heldout_after, "DIMENSIONS": given.dimensions, "EPOCHS": given.epochs,
-            "REACH": given.reach or 0,
+            "REACH": given.reach or 0, "TABLES_ON_DISK": given.tables_on_disk,
         }  # fmt: skip
         config = Config.of_preset(
             given.preset, dumps=given.dump, subset=given.subset, out=given.out, heldout=given.heldout, heldout_after=given.heldout_after,
-            dimensions=given.dimensions, epochs=given.epochs, reach=given.reach, **filters,
+            dimensions=given.dimensions, epochs=given.epochs, reach=given.reach, tables_on_disk=given.tables_on_disk, **filters,
         )  # fmt: skip
         _check_places(config)
         refuse_another_run(config)

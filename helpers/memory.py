@@ -61,6 +61,8 @@ def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_
 
     fits = next((d for d in range(D - D % 4, 0, -4) if ram(d) <= available_ram()), 0)
     advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers (FILTERS in notebook 01)"
+    if fits and not on_disk:
+        advice += "; so does TABLES_ON_DISK = True, which is slower"
     files = (3 + on_disk) * 2 * N * (value_bytes * D + 4)
     return {"ram": ram(D), "disk": files, "seconds": seconds, "advice": advice}
 

@@ -16,7 +16,19 @@ from helpers.config import ROOT
 from helpers.environment import REPOSITORY, TAG
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FROM_THE_COMMAND_LINE = {"PRESET", "DUMPS", "SUBSET", "FILTERS", "OUT", "HELDOUT", "HELDOUT_AFTER", "DIMENSIONS", "EPOCHS", "REACH"}
+FROM_THE_COMMAND_LINE = {
+    "PRESET",
+    "DUMPS",
+    "SUBSET",
+    "FILTERS",
+    "OUT",
+    "HELDOUT",
+    "HELDOUT_AFTER",
+    "DIMENSIONS",
+    "EPOCHS",
+    "REACH",
+    "TABLES_ON_DISK",
+}
 KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER"}
 MOST_LINES = 25  # of a code cell
 
