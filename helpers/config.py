@@ -43,7 +43,7 @@ class Config:
     optimizer: str = "rowwise_adagrad"
     learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
     warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
-    warm_start: tuple[float, ...] = (0.0, 1.0, 1.0, 1.0)  # weights of 1, 2, ... smoothing steps; () = cold start
+    warm_start: tuple[float, ...] | None = None  # weights of 1, 2, ... smoothing steps; None = by the graph; () = cold start
     start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
     row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
     batch_pairs: int = 4096  # B, pairs a step of the torch engine
@@ -104,7 +104,7 @@ class Config:
         require(number(self.heldout, 0, 0.9), "heldout", "a fraction from 0 to 0.9")
         require(number(self.noise_power, 0, 2), "noise_power", "a number from 0 to 2")
         require(number(self.learning_rate, 1e-9, 100), "learning_rate", "a number above 0, at most 100")
-        require(all(number(weight, 0, 1e6) for weight in self.warm_start), "warm_start", "weights of 0 or more")
+        require(all(number(weight, 0, 1e6) for weight in self.warm_start or ()), "warm_start", "weights of 0 or more")
 
     def part(self, names: tuple[str, ...]) -> dict:
         """The settings of one stage (CORPUS_SETTINGS, PAIRS_SETTINGS, TRAINING_SETTINGS) as a JSON-ready dict."""

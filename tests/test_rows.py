@@ -6,7 +6,7 @@ import torch
 
 from helpers import memory
 from helpers.models.sgns import PlainSGNS, sgns_loss
-from helpers.models.smoothing import column_blocks, fill_start, smooth, smooth_trained, weigh
+from helpers.models.smoothing import WARM_STARTS, choose_warm_start, column_blocks, fill_start, smooth, smooth_trained, weigh
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
 from helpers.rows.optimizers import FIRST_SUM
 from helpers.rows.tables import OffloadedTable
@@ -155,6 +155,12 @@ def test_start_tables():
     _, cold, zero = filled(())
     assert np.abs(cold).max() <= 0.5 / 40 and cold.any() and not zero.any()
     assert np.array_equal(filled((1.0, 2.0), np.uint16, scale=3.0)[1], to_float32(rounded(target, np.dtype(np.uint16))))
+
+
+@pytest.mark.parametrize(("N", "mean", "steps"), [(27_000, 25, 3), (200_000, 16, 4), (2_000_000, 16, 5), (170_000, 3, 5), (1, 0, 3)])
+def test_the_number_of_smoothing_steps_follows_the_graph(N, mean, steps):
+    weights = choose_warm_start(np.arange(N + 1) * mean)
+    assert len(weights) == steps and weights == WARM_STARTS[steps]
 
 
 def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):

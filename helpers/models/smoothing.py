@@ -22,6 +22,7 @@ THREADS = 2  # Colab's free runtime has two cores
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
+WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
@@ -105,13 +106,25 @@ def column_blocks(N: int, D: int) -> list[slice]:
     return [slice(first, min(first + width, D)) for first in range(0, D, width)]
 
 
+def choose_warm_start(indptr: np.ndarray) -> tuple[float, ...]:
+    """Weights of 1, 2, ... smoothing steps for a graph: as many steps as two papers of it typically lie apart, but 3 to 5.
+
+    ln N / ln d, the distance in a random graph of N papers with d contexts each: dense graphs want few steps, large sparse ones more (a
+    rule found on four real sets and a planted graph, tests/benchmarks/RESULTS.md). indptr: int64 (N+1,).
+    """
+    degree = np.diff(indptr)
+    N, mean = max(2, int((degree > 0).sum())), max(2.0, float(degree[degree > 0].mean()) if degree.any() else 2.0)
+    return WARM_STARTS[int(np.clip(np.log(N) / np.log(mean), 3, 5))]
+
+
 def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_start, scale: float, generator: np.random.Generator) -> None:
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16), perhaps memory-mapped;
-    warm_start: weights of 1, 2, ... smoothing steps, () for a cold start.
+    warm_start: weights of 1, 2, ... smoothing steps, None for those of `choose_warm_start`, () for a cold start.
     """
     N, D = target.shape
+    warm_start = choose_warm_start(indptr) if warm_start is None else warm_start
     for columns in column_blocks(N, D):
         shape = (N, columns.stop - columns.start)
         if any(warm_start):

@@ -21,6 +21,7 @@ TRIED = {  # one change at a time from the defaults
     "cold start": {"warm_start": ()},
     "steps 1, 2, 1": {"warm_start": (1.0, 2.0, 1.0)},
     "steps 0, 1, 1": {"warm_start": (0.0, 1.0, 1.0)},
+    "steps 0, 1, 1, 1": {"warm_start": (0.0, 1.0, 1.0, 1.0)},
     "steps 0, 1, 1, 1, 1": {"warm_start": (0.0, 1.0, 1.0, 1.0, 1.0)},
     "hub power 0": {"HUB_POWER": 0.0},
     "hub power 0.25": {"HUB_POWER": 0.25},
