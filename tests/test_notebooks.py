@@ -101,7 +101,7 @@ def test_the_artefacts_of_a_run(sample_run):
     pairs = read_manifest(sample_run / "pairs", "", verify=True)
     assert pairs["heldout"] == round(0.02 * 88_238) and pairs["pairs"] == 2 * (88_238 - pairs["heldout"])
     log = pd.read_csv(sample_run / "log.csv")
-    assert log["epoch"].max() == 5 and log["loss"].iloc[-1] < 0.5 * np.log(2) * 6
+    assert log["epoch"].max() == 10 and log["loss"].iloc[-1] < 0.5 * np.log(2) * 6
     manifest = read_manifest(sample_run / "embeddings", "", verify=True)
     assert manifest["shape"] == [12_076, 64] and manifest["dtype"] == "float16"
     assert {"dumps", "heldout", "dimensions", "seed"} <= set(manifest["config"])

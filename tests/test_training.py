@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(run, mo
         return original(engine, *arguments)
 
     monkeypatch.setattr(engines.KernelEngine, "train_block", poisoned)
-    with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.05\)"):
+    with pytest.raises(TrainingError, match=r"The loss is nan after .* lower the learning rate \(0.07\)"):
         train(d, pairs)
     assert newest_checkpoint(d, pairs.fingerprint).path == found.path
 
