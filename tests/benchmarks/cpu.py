@@ -287,7 +287,7 @@ def large_figures(pairs) -> dict[str, float]:
     figures |= {"roofline_fraction": rate.cpu * rows / limit, "random_rows_per_s": limit, "bytes_per_pair": 2 * rows * row_bytes}
     figures |= rate_figures("d128_n2m", pairs, D, rate)
     gc.collect()
-    return figures | rate_figures("d512_n2m", pairs, 512, fed=(50_000, 300_000))
+    return figures | rate_figures("d512_n2m", pairs, 512)
 
 
 def rows_a_pair(pairs, negatives: int) -> float:
