@@ -43,7 +43,7 @@ class Config:
     optimizer: str = "rowwise_adagrad"
     learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
     warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
-    warm_start: tuple[float, ...] | None = None  # weights of 1, 2, ... smoothing steps; None = by the graph; () = cold start
+    warm_start: tuple[float, ...] | None = None  # weights of 1, 2, ... smoothing steps; None = by the number of papers; () = cold start
     start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
     row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
     batch_pairs: int = 4096  # B, pairs a step of the torch engine

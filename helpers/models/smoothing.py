@@ -106,15 +106,12 @@ def column_blocks(N: int, D: int) -> list[slice]:
     return [slice(first, min(first + width, D)) for first in range(0, D, width)]
 
 
-def choose_warm_start(indptr: np.ndarray) -> tuple[float, ...]:
-    """Weights of 1, 2, ... smoothing steps for a graph: as many steps as two papers of it typically lie apart, but 3 to 5.
+def choose_warm_start(N: int) -> tuple[float, ...]:
+    """Weights of 1, 2, ... smoothing steps for N papers: 3 steps for some ten thousand, one more for each tenfold, at most 5.
 
-    ln N / ln d, the distance in a random graph of N papers with d contexts each: dense graphs want few steps, large sparse ones more (a
-    rule found on four real sets and a planted graph, tests/benchmarks/RESULTS.md). indptr: int64 (N+1,).
+    A rule found on four real sets and planted graphs (tests/benchmarks/RESULTS.md): deep smoothing helps large graphs and blurs small ones.
     """
-    degree = np.diff(indptr)
-    N, mean = max(2, int((degree > 0).sum())), max(2.0, float(degree[degree > 0].mean()) if degree.any() else 2.0)
-    return WARM_STARTS[int(np.clip(np.log(N) / np.log(mean), 3, 5))]
+    return WARM_STARTS[min(5, max(3, round(np.log10(max(N, 1))) - 1))]
 
 
 def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_start, scale: float, generator: np.random.Generator) -> None:
@@ -124,7 +121,7 @@ def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_s
     warm_start: weights of 1, 2, ... smoothing steps, None for those of `choose_warm_start`, () for a cold start.
     """
     N, D = target.shape
-    warm_start = choose_warm_start(indptr) if warm_start is None else warm_start
+    warm_start = choose_warm_start(N) if warm_start is None else warm_start
     for columns in column_blocks(N, D):
         shape = (N, columns.stop - columns.start)
         if any(warm_start):
