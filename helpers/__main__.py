@@ -46,12 +46,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
     run.add_argument("--drop-unrecorded", action="store_true", help="drop cited works that have no record of their own")
     run.add_argument("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
-    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10)")
+    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
     run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
     run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
     run.add_argument("--tables-on-disk", action="store_true", help="train in memory-mapped files: slower, for tables larger than the RAM")
     run.add_argument(
-        "--reach", type=int, metavar="K", help="smooth the exported target vectors over K steps: 0 finds references, 16 to 32 map topics"
+        "--reach",
+        type=int,
+        metavar="K",
+        help="smooth the exported target vectors over K steps: 0 (default) finds references, 16 to 32 map topics",
     )
     run.add_argument("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
     return top
@@ -209,7 +212,8 @@ def _outcome(stem: str, config: Config) -> str:
         if "mrr" not in metrics:
             return "nothing was held out; vectors in embeddings/"
         scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())
-        return f"held-out MRR {metrics['mrr']:.3f} ({scores}); vectors in embeddings/"
+        vectors = f"vectors smoothed to a reach of {config.reach} (MRR: before that) in" if config.reach else "vectors in"
+        return f"held-out MRR {metrics['mrr']:.3f} ({scores}); {vectors} embeddings/"
     if stem == "06_export_to_drive":
         return f"{', '.join(sorted(path.name for path in (out / 'exports').iterdir() if path.is_dir()))} in exports/"
     return "done"

@@ -102,7 +102,9 @@ class Answer:
         if self.pairs is None:
             return Path(self.where)
         target = self.target if target is None else target
-        write_embeddings(folder, self.papers, target, self.context, **{**self.facts, "metrics": metrics, "reach": reach})
+        scores = {"metrics": metrics} if not reach else {"metrics_at_reach_0": metrics}  # they are not those of the smoothed vectors
+        facts = {name: value for name, value in self.facts.items() if name != "metrics"}
+        write_embeddings(folder, self.papers, target, self.context, **{**facts, **scores, "reach": reach})
         return folder
 
 
@@ -125,5 +127,5 @@ def open_answer(config: Config, place: str = "") -> Answer:
     with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if all(measured[name] == facts[name] for name in ("config", "epochs")):
-            facts["metrics"] = measured["metrics"]
+            facts |= {name: measured[name] for name in ("metrics", "metrics_at_reach_0") if name in measured}
     return Answer(str(trained.path), papers, *(Float32Rows(as_stored(rows)) for rows in (trained.target, trained.context)), facts, pairs)

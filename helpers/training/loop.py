@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Callable
 
@@ -66,6 +67,7 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Che
     write_log(config, log)
     path = path or save_checkpoint(config, pairs.fingerprint, engine, 0, log)
     print(_advice(log))
+    shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     state = engine.target, engine.context, engine.target_sums, engine.context_sums
     return Checkpoint(*state, log[-1]["epoch"], log, config.part(TRAINING_SETTINGS), path)
 
