@@ -143,7 +143,7 @@ def verdict(metrics: dict) -> str:
     )
 
 
-def validation_mrr(pairs: Pairs, most: int = 1000, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
+def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
     """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations.
 
     It gives None where nothing was held out.
