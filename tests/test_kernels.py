@@ -82,6 +82,16 @@ def test_float32_kernels_equal_the_plain_model(optimizer, D, K):
             np.testing.assert_allclose(g, e, atol=2e-3 if D == 1 else 5e-4, rtol=2e-3)
 
 
+def test_a_step_of_more_rows_than_16_bits_can_count():
+    N, K = 50_000, 100_000
+    table = noise.alias_table(np.ones(N, int), 1)
+    indptr, contexts = np.minimum(np.arange(N + 1), 1), np.array([7], np.int32)
+    steps, start = laid_out(indptr, contexts, table, K), (rows(N, 2, 1), rows(N, 2, 2))
+    assert len(np.unique(steps[3])) > 1 << 15
+    for expected, got in zip(judged(steps, K, *start, "rowwise_adagrad"), trained(steps, K, *start, "rowwise_adagrad"), strict=True):
+        np.testing.assert_allclose(got, expected, atol=5e-4, rtol=2e-3)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
 @pytest.mark.parametrize("D", [1, 40, 61])
 def test_bfloat16_kernels_round_the_plain_models_step_up_or_down_without_bias(optimizer, D):

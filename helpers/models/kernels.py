@@ -9,19 +9,12 @@ move half the bytes; threads share the tables without locks (Hogwild, Niu et al.
 import numba
 import numpy as np
 
-from helpers.models.simd import dot_row, load_row, prefetch, train_row
+from helpers.models.simd import dot_row, load_row, prefetch, prefetch_row, train_row
 
 MOST_TERMS = 96  # 16 contexts at K = 5: their rows stay in the nearest caches while gradients are taken and applied
 AHEAD = 16  # rows prefetched ahead: a random row costs a cache miss per 64 bytes
 NOISE_WORDS = 1 << 11  # random words for stochastic rounding, for each row from another place on
 WORD_STEP = 1301  # how far the places lie apart
-
-
-@numba.njit(inline="always")
-def _prefetch_row(base, row, row_bytes):
-    start = base + np.int64(row) * row_bytes
-    for offset in range(0, row_bytes, 64):
-        prefetch(start + offset)
 
 
 @numba.njit(inline="always")
@@ -84,10 +77,10 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
     target_base, context_base, sums_base = target.ctypes.data, context.ctypes.data, context_sums.ctypes.data
     h, gradient = np.empty(D, np.float32), np.empty(D, np.float32)
     most = max(1, MOST_TERMS // (1 + K)) * (1 + K)
-    size, first_term = 1, 8 * most
-    while size < first_term:
+    size = 1
+    while size < 8 * most:
         size *= 2
-    first_term = np.full(size, -1, np.int16)  # open addressing by id: which row of the step it is
+    first_term = np.full(size, -1, np.int32)  # open addressing by id: which row of the step it is
     dots, slots = np.empty(most, np.float32), np.empty(most, np.int64)
     rows, row_g = np.empty(most, np.int64), np.empty(most, np.float32)
     place, word = 0, np.int64(0)
@@ -95,12 +88,12 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
         t, positives = np.int64(step_targets[step]), step_contexts[step]
         count = positives * (1 + K)
         if step + 2 < steps:
-            _prefetch_row(target_base, step_targets[step + 2], row_bytes)
+            prefetch_row(target_base, step_targets[step + 2], row_bytes)
         h_square = load_row(target_base + t * row_bytes, like, D, h.ctypes.data) / np.float32(D)
         gradient[:] = 0
         for i in range(count):  # what the model says now
             if place + i + AHEAD < len(terms):
-                _prefetch_row(context_base, terms[place + i + AHEAD], row_bytes)
+                prefetch_row(context_base, terms[place + i + AHEAD], row_bytes)
                 if adagrad:
                     prefetch(sums_base + np.int64(terms[place + i + AHEAD]) * 4)
             dots[i] = dot_row(h.ctypes.data, context_base + terms[place + i] * row_bytes, like, D)

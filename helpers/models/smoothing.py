@@ -8,6 +8,7 @@ Columns are smoothed in blocks, each as a table of its own: memory stays bounded
 lengths in a block stand for their lengths.
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,10 +16,10 @@ import numba
 import numpy as np
 
 from helpers.memory import columns_at_a_time
-from helpers.models.simd import prefetch
+from helpers.models.simd import prefetch_row
 from helpers.rows.bfloat16 import rounded, to_float32
 
-THREADS = 2  # Colab's free runtime has two cores
+THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
@@ -38,9 +39,7 @@ def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight,
         smoothed[:] = 0
         for p in range(indptr[t], indptr[t + 1]):
             if p + AHEAD < P:
-                coming = base + np.int64(contexts[p + AHEAD]) * row_bytes
-                for offset in range(0, row_bytes, 64):
-                    prefetch(coming + offset)
+                prefetch_row(base, contexts[p + AHEAD], row_bytes)
             c = contexts[p]
             for j in range(D):
                 smoothed[j] += rows[c, j]

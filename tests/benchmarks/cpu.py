@@ -20,7 +20,7 @@ import numpy as np
 
 from helpers.config import Config
 from helpers.models import kernels
-from helpers.models.simd import prefetch
+from helpers.models.simd import prefetch_row
 from helpers.neighbors.evaluate import Questions, readings
 from helpers.pairs.noise import alias_table
 from helpers.rows.bfloat16 import Float32Rows, as_stored
@@ -317,9 +317,7 @@ def _sweep(table, order):
     base, row_bytes = table.ctypes.data, table.shape[1] * 8
     for i in range(len(order)):
         if i + AHEAD < len(order):
-            coming = base + np.int64(order[i + AHEAD]) * row_bytes
-            for offset in range(0, row_bytes, 64):
-                prefetch(coming + offset)
+            prefetch_row(base, order[i + AHEAD], row_bytes)
         row = table[order[i]]
         for j in range(len(row)):  # over a row of its own: vector instructions
             row[j] += np.uint64(1)

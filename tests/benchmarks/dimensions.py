@@ -5,27 +5,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from helpers.config import Config
-from helpers.pairs.noise import alias_table
-from helpers.training.engines import KernelEngine, new_tables
-from helpers.training.loop import rate_of
 from tests import protocols, real_data
+from tests.benchmarks.cpu import our_training, settings
 
 SETS = ("hepth", "paperscape")
 DIMENSIONS = (64, 128, 188, 256, 512, 1024)
 READING = "target.context + context.target"
 FIGURE = Path(__file__).parent / "figures" / "quality_by_dimensions.png"
-
-
-def trained(pairs, config: Config) -> KernelEngine:
-    """The engine after all epochs of the config on pairs with indptr int64 (N+1,) and contexts int32 (P,)."""
-    noise = alias_table(np.diff(pairs.indptr), config.noise_power)
-    engine = KernelEngine(config, pairs.indptr, pairs.contexts, noise, *new_tables(config, pairs.indptr, pairs.contexts))
-    done = 0
-    for epoch in range(config.epochs):
-        for block in range(engine.blocks.blocks):
-            done += engine.train_block(epoch, block, rate_of(config, done, config.epochs * engine.blocks.pairs))
-    return engine
 
 
 def run(quick: bool = False) -> dict[str, float] | None:
@@ -39,9 +25,9 @@ def run(quick: bool = False) -> dict[str, float] | None:
         for D in DIMENSIONS[: 2 if quick else None]:
             scores = []
             for seed in range(1 if quick else 3):
-                engine = trained(split := protocols.load(name, "test", seed), Config.of_preset("cs", dimensions=D, seed=seed))
-                tables = engine.target.float().numpy(), engine.context.float().numpy()
-                scores.append(protocols.link_mrr(*tables, None, split)[READING]["mrr"])
+                split = protocols.load(name, "test", seed)
+                target, context = our_training(settings(D, epochs=10, seed=seed), split).tables
+                scores.append(protocols.link_mrr(target[:], context[:], None, split)[READING]["mrr"])
             means.append(np.mean(scores))
             spreads.append(np.ptp(scores) / 2)
             figures[f"{name}_mrr_d{D}"] = float(means[-1])
