@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             dimensions=given.dimensions, epochs=given.epochs, reach=given.reach, tables_on_disk=given.tables_on_disk, **filters,
         )  # fmt: skip
         _check_places(config)
-        refuse_another_run(config)
+        refuse_another_run(config, training=True)
         return run(config, {**parameters, "DUMPS": list(config.dumps), "OUT": config.out})
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
@@ -203,7 +203,7 @@ def _outcome(stem: str, config: Config) -> str:
     if stem == "03_train_embeddings":
         with open(out / "log.csv", newline="") as file:
             last = list(csv.DictReader(file))[-1]
-        if not last["loss"]:
+        if last["epoch"] == "0":
             return "0 epochs: the warm start alone"
         loss = f"loss {float(last['loss']):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
         return f"{last['epoch']} epochs, {loss} after {int(last['pairs']):,} pairs"

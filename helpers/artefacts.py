@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.config import CORPUS_SETTINGS, PAIRS_SETTINGS
+from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
@@ -131,21 +131,28 @@ def read_json(path: Path, made_by: str) -> dict:
         raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
 
 
-def refuse_another_run(config, corpus: bool = True, pairs: bool = True) -> None:
-    """Raise ArtefactError where `config.out` holds checkpoints and they were trained on a corpus, or pairs, of other settings.
+def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
+    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these.
 
     Called before a stage overwrites what those checkpoints belong to.
     """
     out = Path(config.out)
-    if not any(out.glob(f"checkpoints/*/{MANIFEST}")):
+    checkpoints = sorted(out.glob(f"checkpoints/*/{MANIFEST}"))
+    if not checkpoints:
         return
     differs = []
     for asked, path, names in (
         (corpus, out / "corpus" / "report.json", CORPUS_SETTINGS),
         (pairs, out / "pairs" / MANIFEST, PAIRS_SETTINGS),
+        (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
     ):
         if asked and path.exists():
-            recorded = read_json(path, "the notebooks")["config"]
+            try:
+                recorded = read_json(path, "the notebooks")["config"]
+            except ArtefactError:
+                if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
+                    continue
+                raise
             differs += [name for name, value in config.part(names).items() if recorded.get(name) != value]
     if differs:
         raise ArtefactError(f"{out} holds a trained run with another {' and '.join(differs)}: choose another --out, or delete that folder.")

@@ -18,6 +18,7 @@ TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
     "block_pairs", "seed",
 )  # fmt: skip
+MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
 
 
 @dataclasses.dataclass(frozen=True)

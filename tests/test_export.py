@@ -205,8 +205,10 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
 def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
     """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs; the context table stays."""
     answer = open_answer(Config.of_preset("sample", out=str(sample_run)))
-    near, far = answer.target_reaching(0, tmp_path), answer.target_reaching(3, tmp_path)
-    assert near is answer.target and far.dtype == np.float16 and not list(tmp_path.iterdir())
+    assert answer.reaching(0, tmp_path) is answer
+    reaching = answer.reaching(3, tmp_path)
+    near, far = answer.target, reaching.target
+    assert far.dtype == np.float16 and not list(tmp_path.iterdir())
     indptr, contexts = answer.pairs.indptr, np.asarray(answer.pairs.contexts)
     rows = near[:] / np.linalg.norm(near[:], axis=1, keepdims=True)
     total, weights = rows.copy(), weigh(np.maximum(np.diff(indptr), 1))[:, None]
@@ -215,9 +217,11 @@ def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         total += rows
     assert np.allclose(far, total / np.linalg.norm(total, axis=1, keepdims=True), atol=2e-3)
-    folder = answer.keep(tmp_path / "kept", {}, far, 3)
-    assert read_manifest(folder, "")["reach"] == 3 and np.array_equal(np.load(folder / "target.npy"), far)
+    folder = reaching.keep(tmp_path / "kept", {"mrr": 0.5})
+    manifest = read_manifest(folder, "")
+    assert (manifest["reach"], manifest["metrics"], manifest["metrics_are_of"]) == (3, {"mrr": 0.5}, "reach 0")
+    assert np.array_equal(np.load(folder / "target.npy"), far)
     assert np.array_equal(np.load(folder / "context.npy"), answer.context[:].astype(np.float16))
     finished = open_answer(Config.of_preset("sample", out=str(tmp_path / "none")), str(folder))
     with pytest.raises(ArtefactError, match="A reach of 16 needs the training pairs, but these vectors were opened finished"):
-        finished.target_reaching(16, tmp_path)
+        finished.reaching(16, tmp_path)

@@ -101,6 +101,7 @@ def test_the_reading_is_chosen_on_validation_and_reported_on_test(pairs):
     assert metrics["readings"]["target.context"]["validation_mrr"] > 0.9 > 0.5 > metrics["mrr"]
     assert metrics["mrr"] == metrics["readings"]["target.context"]["mrr"]
     assert set(metrics["baselines"]) == {"random", "popularity", "common neighbours"} and len(metrics["readings"]) == 4
+    assert verdict(metrics, epochs=0).startswith("Nothing was trained (0 epochs)")
     assert "target.context" in verdict(metrics) and verdict(metrics).startswith("It ")
 
 

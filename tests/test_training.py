@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.artefacts import refuse_another_run
 from helpers.config import ROOT
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, TrainingError
@@ -183,6 +184,9 @@ def test_a_damaged_checkpoint_is_passed_over(run, capsys, damage):
         (newest / "manifest.json").write_text("")
     assert newest_checkpoint(c, pairs.fingerprint).epoch == 1
     assert "Checkpoint 000002 is passed over" in capsys.readouterr().out
+    (c.folder("checkpoints") / "000001" / "manifest.json").unlink()
+    assert newest_checkpoint(c, pairs.fingerprint) is None
+    assert "No checkpoint is whole: training starts again from the beginning." in capsys.readouterr().out
 
 
 def test_another_runs_checkpoint_is_refused_and_named(run):
@@ -194,6 +198,17 @@ def test_another_runs_checkpoint_is_refused_and_named(run):
     with pytest.raises(ArtefactError, match="other training pairs"):
         newest_checkpoint(c, {**pairs.fingerprint, "contexts.npy": "0"})
     assert sorted(os.listdir(c.folder("checkpoints"))) == before
+
+
+def test_other_settings_are_refused_before_anything_is_made_again(run):
+    c, pairs = run(epochs=1)
+    train(c, pairs)
+    refuse_another_run(dataclasses.replace(c, epochs=3), training=True)
+    other = dataclasses.replace(c, dimensions=16)
+    with pytest.raises(ArtefactError, match="holds a trained run with another dimensions: choose another --out"):
+        refuse_another_run(other, training=True)
+    (c.folder("checkpoints") / "000001" / "manifest.json").write_text("")
+    refuse_another_run(other, training=True)  # nothing whole to lose
 
 
 def test_no_checkpoint_yet(run):

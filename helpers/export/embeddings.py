@@ -78,13 +78,13 @@ class Answer:
         """The held-out scores: measured now for a run of this folder, else those that came with the vectors."""
         return evaluate(self.pairs, self.target, self.context) if self.pairs else self.facts.get("metrics", {})
 
-    def target_reaching(self, reach: int, folder: Path) -> np.ndarray:
-        """The target vectors smoothed `reach` steps over the training pairs, float16 (N, D) memory-mapped in `folder`; for 0 as they are.
+    def reaching(self, reach: int, folder: Path) -> "Answer":
+        """These vectors with the target table smoothed `reach` steps over the training pairs: float16, memory-mapped in `folder`.
 
-        Raises ArtefactError for vectors opened finished: their pairs are not here.
+        The scores among the facts stay those of reach 0. Raises ArtefactError for vectors opened finished: their pairs are not here.
         """
         if not reach:
-            return self.target
+            return self
         if self.pairs is None:
             raise ArtefactError(f"A reach of {reach} needs the training pairs, but these vectors were opened finished; take reach 0.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,16 +95,13 @@ class Answer:
         for columns, values in progress(blocks, title=f"Reach {reach}", unit=" blocks", total=total):
             smoothed[:, columns] = values
         path.unlink()  # the mapping keeps its pages until it is let go
-        return smoothed
+        return dataclasses.replace(self, target=smoothed, facts={**self.facts, "reach": reach})
 
-    def keep(self, folder: Path, metrics: dict, target: np.ndarray | None = None, reach: int = 0) -> Path:
-        """Write the vectors as `folder`, unless they were opened finished; returns where they are. target: instead of this one's own."""
+    def keep(self, folder: Path, metrics: dict) -> Path:
+        """Write the vectors as `folder`, unless they were opened finished; returns where they are. metrics: those of reach 0."""
         if self.pairs is None:
             return Path(self.where)
-        target = self.target if target is None else target
-        scores = {"metrics": metrics} if not reach else {"metrics_at_reach_0": metrics}  # they are not those of the smoothed vectors
-        facts = {name: value for name, value in self.facts.items() if name != "metrics"}
-        write_embeddings(folder, self.papers, target, self.context, **{**facts, **scores, "reach": reach})
+        write_embeddings(folder, self.papers, self.target, self.context, **{**self.facts, "metrics": metrics})
         return folder
 
 
@@ -123,9 +120,9 @@ def open_answer(config: Config, place: str = "") -> Answer:
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
-    facts = {"config": settings, "epochs": trained.epoch, "commit": commit()}
+    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if all(measured[name] == facts[name] for name in ("config", "epochs")):
-            facts |= {name: measured[name] for name in ("metrics", "metrics_at_reach_0") if name in measured}
+            facts["metrics"] = measured["metrics"]
     return Answer(str(trained.path), papers, *(Float32Rows(as_stored(rows)) for rows in (trained.target, trained.context)), facts, pairs)

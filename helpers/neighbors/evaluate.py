@@ -127,13 +127,14 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 
     return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
 
 
-def verdict(metrics: dict) -> str:
-    """Did it learn? In one sentence, from what `evaluate` returned."""
+def verdict(metrics: dict, epochs: int = 1) -> str:
+    """Did it learn? In one sentence, from what `evaluate` returned; epochs: how many were trained."""
     if not metrics:
         return "Nothing was held out, so there is no score here; look at the neighbours."
     better = max(("random", "popularity"), key=lambda name: metrics["baselines"][name]["mrr"])
     times = metrics["mrr"] / metrics["baselines"][better]["mrr"]
     learned = "It learned" if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"
+    learned = learned if epochs else "Nothing was trained (0 epochs), these are the tables that training starts from"
     return (
         f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}) read as "
         f"{metrics['chosen_reading']}, {times:.0f} times the better of random and popularity ({better}); "

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from helpers.artefacts import new_folder, read_manifest, write_manifest
-from helpers.config import TRAINING_SETTINGS, Config
+from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.rows.bfloat16 import as_stored, as_tensor
 
 NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2
-MAY_CHANGE = ("epochs",)  # a finished run may be trained further
 
 
 @dataclasses.dataclass
@@ -81,6 +80,8 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True) 
 
         tables = [tensor(name) for name in ("target", "context", "target_sums", "context_sums")]
         return Checkpoint(*tables, epoch=manifest["epoch"], log=manifest["log"], settings=manifest["config"], path=path)
+    if to_train and _folders(config):
+        print("No checkpoint is whole: training starts again from the beginning.")
     return None
 
 
