@@ -153,9 +153,13 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
                 if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
                     continue
                 raise
-            differs += [name for name, value in config.part(names).items() if recorded.get(name) != value]
+            differs += [
+                f"{name} {recorded.get(name)} there, {value} here"
+                for name, value in config.part(names).items()
+                if recorded.get(name) != value
+            ]
     if differs:
-        raise ArtefactError(f"{out} holds a trained run with another {' and '.join(differs)}: choose another --out, or delete that folder.")
+        raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 
 
 def map_array(path: Path, made_by: str) -> np.ndarray:

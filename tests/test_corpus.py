@@ -279,7 +279,10 @@ def test_a_trained_run_is_not_overwritten_with_another_corpus(config, dump):
     (c.folder("checkpoints") / "000001" / "manifest.json").write_text("{}")
     build_corpus(c)  # the same settings: made again
     other = config(dumps=[dump("b.csv", "citing,cited", "a,c")], min_degree=1)
-    with pytest.raises(ArtefactError, match=r"run holds a trained run with another dumps and min_degree: choose another --out"):
+    with pytest.raises(
+        ArtefactError,
+        match=r"run trained otherwise \(dumps \[.*a.csv'\] there, \[.*b.csv'\] here; min_degree 0 there, 1 here\): choose another --out",
+    ):
         build_corpus(other)
     assert edges_of(c) == {("a", "b")}
 

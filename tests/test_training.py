@@ -205,7 +205,7 @@ def test_other_settings_are_refused_before_anything_is_made_again(run):
     train(c, pairs)
     refuse_another_run(dataclasses.replace(c, epochs=3), training=True)
     other = dataclasses.replace(c, dimensions=16)
-    with pytest.raises(ArtefactError, match="holds a trained run with another dimensions: choose another --out"):
+    with pytest.raises(ArtefactError, match=r"trained otherwise \(dimensions 8 there, 16 here\): choose another --out"):
         refuse_another_run(other, training=True)
     (c.folder("checkpoints") / "000001" / "manifest.json").write_text("")
     refuse_another_run(other, training=True)  # nothing whole to lose
