@@ -203,20 +203,23 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
 
 
 def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
-    """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs; the context table stays."""
+    """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs, centred; the context table stays."""
     answer = open_answer(Config.of_preset("sample", out=str(sample_run)))
     assert answer.reaching(0, tmp_path) is answer
     reaching = answer.reaching(3, tmp_path)
     near, far = answer.target, reaching.target
     assert far.dtype == np.float16 and not list(tmp_path.iterdir())
     indptr, contexts = answer.pairs.indptr, np.asarray(answer.pairs.contexts)
-    rows = near[:] / np.linalg.norm(near[:], axis=1, keepdims=True)
+    paired = np.diff(indptr)[:, None] > 0
+    rows = np.where(paired, near[:] - near[:].mean(axis=0, where=paired), near[:])
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     total, weights = rows.copy(), weigh(np.maximum(np.diff(indptr), 1))[:, None]
     for _ in range(3):
         rows = csr_matrix((np.ones(len(contexts)), contexts, indptr), shape=(len(rows), len(rows))) @ (rows * weights)
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         total += rows
-    assert np.allclose(far, total / np.linalg.norm(total, axis=1, keepdims=True), atol=2e-3)
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
+    assert np.allclose(far, np.where(paired, total - total.mean(axis=0, where=paired), total), atol=2e-3)
     folder = reaching.keep(tmp_path / "kept", {"mrr": 0.5})
     manifest = read_manifest(folder, "")
     assert (manifest["reach"], manifest["metrics"], manifest["metrics_are_of"]) == (3, {"mrr": 0.5}, "reach 0")

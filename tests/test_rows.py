@@ -173,11 +173,18 @@ def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
         assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0, columns], axis=1), np.sqrt(width / 40), atol=1e-5)
 
 
-def test_reach_smooths_trained_rows():
+def test_reach_smooths_trained_rows_without_what_they_share():
     indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
-    rows = np.random.default_rng(1).standard_normal((40, 20), dtype=np.float32)
+    paired = np.diff(indptr) > 0
+    assert not paired.all()
+    rows = np.random.default_rng(1).standard_normal((40, 20), dtype=np.float32) + 1
+    rows[~paired] = 0
+    expected = np.zeros_like(rows)
+    expected[paired] = rows[paired] - rows[paired].mean(axis=0)
+    expected = smooth_plainly(indptr, contexts, expected, (1, 1, 1, 1))
+    expected[paired] -= expected[paired].mean(axis=0)
     got = np.concatenate([block for _, block in smooth_trained(indptr, contexts, rows, 3)], axis=1)
-    assert np.allclose(got, smooth_plainly(indptr, contexts, rows, (1, 1, 1, 1)), atol=1e-5)
+    assert np.allclose(got, expected, atol=1e-5) and not got[~paired].any()
     stored = Float32Rows(rounded(rows, np.dtype(np.uint16)))
     assert np.allclose(np.concatenate([block for _, block in smooth_trained(indptr, contexts, stored, 3)], axis=1), got, atol=0.02)
 

@@ -136,9 +136,19 @@ def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_s
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
 
-    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target.
+    The mean row is subtracted before and after: smoothing multiplies what all rows share, which tells of no topic.
+    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. A paper without
+    pairs keeps its row's direction if it has one, and a row of zeros otherwise.
     """
     N, D = rows.shape
+    paired = np.diff(indptr)[:, None] > 0
+
+    def centre(block):
+        np.subtract(block, block.mean(axis=0, where=paired, dtype=np.float64), out=block, where=paired, casting="same_kind")
+
     for columns in column_blocks(N, D):
         block = np.array(to_float32(rows[:, columns]), np.float32, order="C")  # a copy: `smooth` overwrites it
-        yield columns, smooth(indptr, contexts, block, (1,) * (reach + 1)) * np.float32(np.sqrt(block.shape[1] / D))
+        centre(block)
+        block = smooth(indptr, contexts, block, (1,) * (reach + 1))
+        centre(block)
+        yield columns, block * np.float32(np.sqrt(block.shape[1] / D))
