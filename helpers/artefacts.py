@@ -162,6 +162,14 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
         raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 
 
+def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped `.npy` file whose place on the disk is taken at once: a full disk is an OSError here, not a crash later."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+    return array
+
+
 def map_array(path: Path, made_by: str) -> np.ndarray:
     """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
-READING = {True: (32, 3e6), False: (10, 13e6)}  # gzip or not: bytes of RAM, and bytes read a second, a byte of a dump (measured)
+READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time: three such tables are 1 GB
 LIMIT_FILES = (  # (limit, usage) of the control group this process runs in, version 2 and version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -25,23 +25,21 @@ def available_ram() -> int:
     return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
 
 
-def reading_needs(files: list[Path]) -> dict:
-    """What notebook 01 needs to read some files, from their sizes."""
-    parts = [(file.stat().st_size, *READING[file.suffix == ".gz"]) for file in files if file.exists()]
-    ram = WORK_BYTES // 3 + sum(size * factor for size, factor, _ in parts)
-    advice = "read a part of the dump, or choose a runtime with more memory"
+def reading_needs(files: list) -> dict:
+    """What notebook 01 needs to read some files (corpus.dumps.DumpFile), from their sizes; memory follows the papers, not the citations."""
+    parts = [(file.size, *READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files]
     return {
-        "ram": ram,
-        "disk": sum(size for size, _, _ in parts),
-        "seconds": 2 + sum(size / rate for size, _, rate in parts),
-        "advice": advice,
+        "ram": WORK_BYTES + sum(int(size * ram) for size, ram, _, _ in parts),
+        "disk": sum(size * disk for size, _, disk, _ in parts),
+        "seconds": 5 + sum(size / rate for size, _, _, rate in parts),
+        "advice": "read a part of the dump, or choose a runtime with more of it",
     }
 
 
 def pair_needs(N: int, E: int) -> dict:
-    """What notebook 02 needs for N papers and E citations: about 100 bytes a citation while they are sorted, 8 on disk."""
+    """What notebook 02 needs for N papers and E citations: a byte a citation beside the papers, 8 on disk."""
     advice = "keep fewer papers (FILTERS in notebook 01)"
-    return {"ram": WORK_BYTES // 3 + 100 * E + 40 * N, "disk": 8 * E + 16 * N, "seconds": 2 + E / 3e6, "advice": advice}
+    return {"ram": WORK_BYTES // 3 + E + 60 * N + (1 << 28), "disk": 8 * E + 16 * N, "seconds": 3 + E / 8e6, "advice": advice}
 
 
 def columns_at_a_time(N: int) -> int:

@@ -14,7 +14,7 @@ from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.pairs.split import choose_heldout, is_training
+from helpers.pairs.split import choose_heldout, set_apart
 
 edge_lists = st.integers(2, 15).flatmap(
     lambda N: st.tuples(
@@ -32,20 +32,32 @@ def columns(edges) -> tuple[np.ndarray, np.ndarray]:
 @given(edge_lists, st.floats(0, 0.9), st.integers(0, 5))
 def test_a_heldout_citation_leaves_in_both_directions(case, fraction, seed):
     N, edges = case
-    citing, cited = columns(edges)
-    hidden = choose_heldout(citing, fraction, np.random.default_rng(seed))
-    assert hidden.sum() == round(fraction * len(edges))
-    training = is_training(citing, cited, hidden, N)
-    kept = {edge for edge, trained in zip(edges, training, strict=True) if trained}
-    gone = {edge for edge, held in zip(edges, hidden, strict=True) if held}
+    indptr, cited = csr(*columns(edges), N)
+    hidden = choose_heldout(indptr, fraction, np.random.default_rng(seed))
+    assert len(set(hidden.tolist())) == len(hidden) == round(fraction * len(edges))
+    heldout, apart, reversed_citations = set_apart(indptr, cited, hidden)
+    of_row = list(zip(np.repeat(np.arange(N), np.diff(indptr)).tolist(), cited.tolist(), strict=True))
+    gone = {tuple(edge) for edge in heldout.tolist()}
+    assert gone == {of_row[place] for place in hidden} and apart.sum() == len(hidden) + reversed_citations
+    kept = {edge for edge, out in zip(of_row, apart, strict=True) if not out}
     assert not any(edge in gone or edge[::-1] in gone for edge in kept)
     assert all(edge in kept or edge in gone or edge[::-1] in gone for edge in edges)  # and nothing else is lost
 
 
 def test_by_date_only_later_papers_lose_references():
-    citing, years = np.repeat(np.arange(10), 10), np.arange(2000, 2010)
-    hidden = choose_heldout(citing, 0.2, np.random.default_rng(0), eligible=years[citing] > 2004)
-    assert hidden.sum() == 10 and set(citing[hidden]) <= set(range(5, 10))
+    indptr, years = np.arange(0, 101, 10), np.arange(2000, 2010)
+    hidden = choose_heldout(indptr, 0.2, np.random.default_rng(0), eligible=years > 2004)
+    assert len(hidden) == 10 and 50 <= hidden.min() and hidden.max() < 100
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.2, 0.7])
+def test_every_citation_is_hidden_equally_often(fraction):
+    indptr = np.concatenate([[0, 0], np.cumsum([3, 0, 5, 192])])
+    times = np.zeros(200)
+    for seed in range(2000):
+        times[choose_heldout(indptr, fraction, np.random.default_rng(seed))] += 1
+    expected = 2000 * fraction
+    assert (np.abs(times - expected) < 5 * np.sqrt(expected * (1 - fraction))).all()
 
 
 @given(edge_lists, st.integers(1, 20), st.integers(0, 3), st.integers(0, 3))

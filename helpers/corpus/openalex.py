@@ -1,13 +1,33 @@
 """OpenAlex works, JSON lines (checked against records of the 2023 snapshot schema and the documented 2025 one)."""
 
-import orjson
+from typing import Any
 
-from helpers.corpus.records import Report, text, texts, year
+import msgspec
+
+from helpers.corpus.records import PAPERS, text, texts
+
+SCHEMA = PAPERS
+CS, PREFIX = "17", "https://openalex.org/"
+
+
+class Record(msgspec.Struct):
+    """The fields wanted of a line; all others are passed over."""
+
+    id: Any = None
+    title: Any = None
+    display_name: Any = None
+    publication_year: Any = None
+    ids: Any = None
+    primary_topic: Any = None
+    concepts: Any = None
+    primary_location: Any = None
+    host_venue: Any = None
+    referenced_works: Any = None
 
 
 def recognises(record: dict) -> bool:
     """Whether a file's first record is of this format."""
-    return "referenced_works" in record or str(record.get("id", "")).startswith("https://openalex.org/W")
+    return "referenced_works" in record or str(record.get("id", "")).startswith(PREFIX + "W")
 
 
 def _short(url) -> str | None:
@@ -19,26 +39,29 @@ def _object(value) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def parse(line: bytes, place: str, report: Report) -> dict:
-    """One line as a row of PAPERS; raises ValueError where it is not an object with an id."""
-    record = orjson.loads(line)
-    paper_id = _short(record.get("id")) if isinstance(record, dict) else None
+def row(record: Record) -> tuple:
+    """The values of PAPERS; raises ValueError where there is no id."""
+    paper_id = _short(record.id)
     if not paper_id:
         raise ValueError("no id")
-    topic_field = _object(_object(record.get("primary_topic")).get("field"))
-    concepts = [concept for concept in record.get("concepts") or [] if isinstance(concept, dict) and concept.get("level") == 0]
-    fields = [
-        name for name in [text(topic_field.get("display_name")), *(text(concept.get("display_name")) for concept in concepts)] if name
-    ]
-    venue = _object(_object(record.get("primary_location")).get("source")) or _object(record.get("host_venue"))
-    return {
-        "paper_id": paper_id,
-        "title": text(record.get("title")) or text(record.get("display_name")),
-        "year": year(record.get("publication_year"), report, place),
-        "venue": text(venue.get("display_name")),
-        "fields": list(dict.fromkeys(fields)),
-        "is_cs": _short(str(topic_field.get("id", ""))) == "17" or "Computer science" in fields,
-        "is_medline": text(_object(record.get("ids")).get("pmid")) is not None,
-        "references": [_short(work) for work in texts(record.get("referenced_works"))],
-        "cited_by": [],
-    }
+    topic_field = _object(_object(record.primary_topic).get("field"))
+    concepts = record.concepts if isinstance(record.concepts, list) else []
+    names = [text(topic_field.get("display_name"))]
+    names += [text(concept.get("display_name")) for concept in concepts if isinstance(concept, dict) and concept.get("level") == 0]
+    fields = list(dict.fromkeys(filter(None, names)))
+    venue = _object(_object(record.primary_location).get("source")) or _object(record.host_venue)
+    try:
+        references = [work.rpartition("/")[2] for work in record.referenced_works or ()]
+    except (AttributeError, TypeError):  # not a list of strings
+        references = [_short(work) for work in texts(record.referenced_works)]
+    return (
+        paper_id,
+        text(record.title) or text(record.display_name),
+        record.publication_year,
+        text(venue.get("display_name")),
+        fields,
+        _short(str(topic_field.get("id", ""))) == CS or "Computer science" in fields,
+        text(_object(record.ids).get("pmid")) is not None,
+        references,
+        (),
+    )

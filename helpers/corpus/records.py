@@ -2,15 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
+import msgspec
 import pyarrow as pa
 
 from helpers.errors import DumpError
 
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
+BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 YEARS = range(1500, 2101)  # a year outside is a typing error ("20011") and becomes missing
 
 PAPERS = pa.schema(
@@ -27,6 +29,7 @@ PAPERS = pa.schema(
     ]
 )
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
+OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 
 
 class Report:
@@ -37,6 +40,16 @@ class Report:
         self.dropped = {"papers": Counter(), "citations": Counter()}  # reason -> records
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
+
+    def add(self, other: "Report") -> None:
+        """Add the counts of another report; where both name the first place of a reason, this one's stays."""
+        for mine, others in (
+            (self.read, other.read),
+            (self.incomplete, other.incomplete),
+            *zip(self.dropped.values(), other.dropped.values(), strict=True),
+        ):
+            mine.update(others)
+        self.first = {**other.first, **self.first}
 
     def count(self, kind: str, records: int = 1) -> None:
         """Count records read of "papers" or "citations", whether good or bad."""
@@ -53,20 +66,22 @@ class Report:
         self.incomplete[reason] += 1
         self.first.setdefault(reason, place)
 
-    def check(self, path: Path, max_bad_fraction: float) -> None:
+    def check(self, file, max_bad_fraction: float) -> None:
         """Raise DumpError where more than `max_bad_fraction` of all records read so far were malformed."""
         bad, read = sum(dropped["malformed"] for dropped in self.dropped.values()), self.read["records"]
         if bad > max_bad_fraction * max(read, 1):
             raise DumpError(
-                f"{path}: {bad:,} of {read:,} records are malformed (first: {self.first['malformed']}), more than the "
+                f"{file}: {bad:,} of {read:,} records are malformed (first: {self.first['malformed']}), more than the "
                 f"{max_bad_fraction:.0%} allowed; repair the file, or raise max_bad_fraction to go on without them."
             )
 
 
 def text(value) -> str | None:
-    """A string field as it should be kept: white space collapsed, NULs removed; None for anything empty or not a string."""
+    """A string field as it is kept: white space collapsed, NULs and halves of characters removed; None for anything else or empty."""
     if not isinstance(value, str):
         return None
+    if not value.isascii():
+        value = value.encode("utf-8", "ignore").decode()
     return " ".join(value.replace("\0", " ").split()) or None
 
 
@@ -74,41 +89,68 @@ def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
     if not isinstance(value, list):
         return []
-    return [entry.strip() for entry in value if isinstance(entry, str) and entry.strip()]
+    return [entry for entry in map(text, value) if entry]
 
 
 def year(value, report: Report, place: str) -> int | None:
     """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or not in YEARS."""
+    if type(value) is int and value in YEARS:
+        return value
     if value in (None, ""):
         report.lacks("no year", place)
         return None
-    match = YEAR.fullmatch(str(value))
+    match = YEAR.fullmatch(str(value)[:64])
     if match and int(match[1]) in YEARS:
         return int(match[1])
     report.lacks("impossible year", place)
     return None
 
 
-def paper_batches(lines: Iterator[tuple[int, bytes]], path: Path, parse: Callable, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of PAPERS from numbered lines.
+def json_batches(lines: Iterator[tuple[int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from numbered lines of JSON, None being a line too long to be a record.
 
-    `parse(line, place, report)` makes a line a row; where it raises ValueError the line is dropped as malformed.
+    The reader is a module with `Record`, a msgspec.Struct of the fields it wants, and `row(record)`, the values of SCHEMA in its order
+    (years as they come); where that raises ValueError the line is dropped as malformed.
     """
-    rows = []
+    decode, kind = msgspec.json.Decoder(reader.Record).decode, "papers" if reader.SCHEMA is PAPERS else "citations"
+    rows, numbers = [], []
     for number, line in lines:
-        if not line.strip():
-            continue
-        report.count("papers")
-        place = f"{path.name}, line {number}"
         try:
-            row = parse(line, place, report)
-        except ValueError:
-            report.drop("papers", "malformed", place)
-            continue
-        if row["title"] is None:
-            report.lacks("no title", place)
-        rows.append(row)
+            rows.append(reader.row(decode(line)))
+        except BAD_LINE:
+            bare = b"?" if line is None else line.strip(BLANK)
+            if not bare:
+                continue
+            try:
+                rows.append(reader.row(decode(bare)))
+            except BAD_LINE:
+                report.count(kind)
+                report.drop(kind, "malformed", f"{file.name}, line {number}")
+                continue
+        numbers.append(number)
         if len(rows) == BATCH_RECORDS:
-            yield pa.RecordBatch.from_pylist(rows, PAPERS)
-            rows = []
-    yield pa.RecordBatch.from_pylist(rows, PAPERS)
+            yield _batch(rows, numbers, file, reader.SCHEMA, report)
+            rows, numbers = [], []
+    yield _batch(rows, numbers, file, reader.SCHEMA, report)
+
+
+def _batch(rows: list[tuple], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
+    columns = dict(zip(schema.names, zip(*rows, strict=True) if rows else [()] * len(schema), strict=True))
+    report.count("papers" if schema is PAPERS else "citations", len(rows))
+    if schema is PAPERS:
+        years, titles = columns["year"], columns["title"]
+        columns["year"] = [year(value, report, f"{file.name}, line {number}") for value, number in zip(years, numbers, strict=True)]
+        for title, number in zip(titles, numbers, strict=True):
+            if title is None:
+                report.lacks("no title", f"{file.name}, line {number}")
+    return pa.RecordBatch.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _array(values, kind: pa.DataType) -> pa.Array:
+    """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
+        if pa.types.is_list(kind):
+            return pa.array([texts(value) for value in values], kind)
+        return pa.array([text(value) for value in values], kind)

@@ -1,8 +1,27 @@
 """Semantic Scholar Open Research Corpus, JSON lines (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)."""
 
-import orjson
+from typing import Any
 
-from helpers.corpus.records import Report, text, texts, year
+import msgspec
+
+from helpers.corpus.records import PAPERS, text, texts
+
+SCHEMA = PAPERS
+
+
+class Record(msgspec.Struct):
+    """The fields wanted of a line; all others are passed over."""
+
+    id: Any = None
+    title: Any = None
+    year: Any = None
+    venue: Any = None
+    journalName: Any = None
+    fieldsOfStudy: Any = None
+    sources: Any = None
+    pmid: Any = None
+    outCitations: Any = None
+    inCitations: Any = None
 
 
 def recognises(record: dict) -> bool:
@@ -10,21 +29,20 @@ def recognises(record: dict) -> bool:
     return "outCitations" in record or "inCitations" in record
 
 
-def parse(line: bytes, place: str, report: Report) -> dict:
-    """One line as a row of PAPERS; raises ValueError where it is not an object with a non-empty string `id`."""
-    record = orjson.loads(line)
-    paper_id = text(record.get("id")) if isinstance(record, dict) else None
+def row(record: Record) -> tuple:
+    """The values of PAPERS; raises ValueError where there is no id."""
+    paper_id = text(record.id)
     if paper_id is None:
         raise ValueError("no id")
-    fields, sources = texts(record.get("fieldsOfStudy")), texts(record.get("sources"))
-    return {
-        "paper_id": paper_id,
-        "title": text(record.get("title")),
-        "year": year(record.get("year"), report, place),
-        "venue": text(record.get("venue")) or text(record.get("journalName")),
-        "fields": fields,
-        "is_cs": "Computer Science" in fields if fields else "DBLP" in sources,
-        "is_medline": "Medline" in sources or text(record.get("pmid")) is not None,
-        "references": texts(record.get("outCitations")),
-        "cited_by": texts(record.get("inCitations")),
-    }
+    fields, sources = texts(record.fieldsOfStudy), texts(record.sources)
+    return (
+        paper_id,
+        text(record.title),
+        record.year,
+        text(record.venue) or text(record.journalName),
+        fields,
+        "Computer Science" in fields if fields else "DBLP" in sources,
+        "Medline" in sources or text(record.pmid) is not None,
+        record.outCitations if type(record.outCitations) is list else (),
+        record.inCitations if type(record.inCitations) is list else (),
+    )

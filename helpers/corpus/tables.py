@@ -6,7 +6,6 @@
 
 import csv
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,56 +37,69 @@ def columns_of(header: list[str]) -> dict[str, str]:
     return chosen if "cited" in chosen or {"paper_id", "title"} <= set(chosen) else {}
 
 
-def read(path: Path, open_file, first_line: str | None, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of CITATIONS or PAPERS from a table; `first_line` None means parquet. Raises DumpError for other headers."""
-    delimiter = next((mark for mark in "\t;" if mark in first_line), ",") if first_line else ","
-    names = pa.parquet.read_schema(path).names if first_line is None else next(csv.reader([first_line], delimiter=delimiter))
-    columns = columns_of(names)
-    if not columns:
-        found = (
-            f"found {', '.join(names[:8])}; rename the columns"
-            if len(names) > 1 and names[0].isprintable()
-            else "this is no citation dump of a known format"
-        )
-        raise DumpError(f"{path}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
-    batches = _parquet(path, columns) if first_line is None else _csv(path, open_file, delimiter, columns, report)
-    rows_read = 0
-    for batch in batches:
-        make = _citations if "cited" in columns else _papers
-        yield make(batch, columns, report, lambda i, before=rows_read: f"{path.name}, row {before + i + 1}")
-        rows_read += batch.num_rows
+class Table:
+    """A reader of one file with columns: its SCHEMA is that of what it yields."""
+
+    def __init__(self, file, names: list[str]):
+        self.file, self.columns = file, columns_of(names)
+        if not self.columns:
+            found = (
+                f"found {', '.join(names[:8])}; rename the columns"
+                if len(names) > 1 and names[0].isprintable()
+                else "this is no citation dump of a known format"
+            )
+            raise DumpError(f"{file}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
+        self.SCHEMA = CITATIONS if "cited" in self.columns else PAPERS
+
+    def batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
+        """Batches of CITATIONS or PAPERS from the file's bytes."""
+        rows_read = 0
+        for batch in self.raw_batches(stream, report):
+            make = _citations if self.SCHEMA is CITATIONS else _papers
+            yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
+            rows_read += batch.num_rows
 
 
-def _csv(path: Path, open_file, delimiter: str, columns: dict[str, str], report: Report) -> Iterator[pa.RecordBatch]:
-    kind = "citations" if "cited" in columns else "papers"
+class Csv(Table):
+    """CSV or TSV, told by what stands in the header."""
 
-    def skip(row) -> str:
-        report.count(kind)
-        report.drop(kind, "malformed", f"{path.name}, line {row.number}")
-        return "skip"
+    def __init__(self, file, header: str):
+        self.delimiter = next((mark for mark in "\t;" if mark in header), ",")
+        super().__init__(file, next(csv.reader([header], delimiter=self.delimiter)))
 
-    tabs = delimiter == "\t"
-    with open_file() as file:
-        reader = pa.csv.open_csv(
-            file,
+    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
+        """Batches of strings."""
+        kind, tabs, columns = "citations" if self.SCHEMA is CITATIONS else "papers", self.delimiter == "\t", list(self.columns.values())
+
+        def skip(row) -> str:
+            report.count(kind)
+            report.drop(kind, "malformed", f"{self.file.name}, line {row.number}")
+            return "skip"
+
+        yield from pa.csv.open_csv(
+            stream,
             read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 22),  # one thread: bad rows know their line
             parse_options=pa.csv.ParseOptions(
-                delimiter=delimiter,
+                delimiter=self.delimiter,
                 quote_char=False if tabs else '"',  # TSV has no quoting: a title may begin with a quotation mark
                 newlines_in_values=kind == "papers" and not tabs,
                 invalid_row_handler=skip,
             ),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(columns.values()), column_types={column: pa.string() for column in columns.values()}
-            ),
+            convert_options=pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
         )
-        yield from reader
 
 
-def _parquet(path: Path, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
-    for batch in pa.parquet.ParquetFile(path).iter_batches(BATCH_RECORDS, columns=list(columns.values())):
-        arrays = [array if pa.types.is_list(array.type) else array.cast(pa.string()) for array in batch.columns]
-        yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+class Parquet(Table):
+    """A parquet file, read from its path."""
+
+    def __init__(self, file):
+        super().__init__(file, pa.parquet.read_schema(file.path).names)
+
+    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
+        """Batches of strings, and lists of them."""
+        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
+            arrays = [array if pa.types.is_list(array.type) else array.cast(pa.string()) for array in batch.columns]
+            yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def _trimmed(batch: pa.RecordBatch, column: str) -> pa.Array:

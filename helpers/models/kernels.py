@@ -9,7 +9,8 @@ move half the bytes; threads share the tables without locks (Hogwild, Niu et al.
 import numba
 import numpy as np
 
-from helpers.models.simd import dot_row, load_row, prefetch, prefetch_row, train_row
+from helpers.models.simd import dot_row, load_row, train_row
+from helpers.prefetch import prefetch, prefetch_row
 
 MOST_TERMS = 96  # 16 contexts at K = 5: their rows stay in the nearest caches while gradients are taken and applied
 AHEAD = 16  # rows prefetched ahead: a random row costs a cache miss per 64 bytes

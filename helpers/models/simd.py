@@ -6,35 +6,12 @@ a 32-bit word holds two neighbouring columns, and its lower halves, then its upp
 Nothing is checked: a wrong address is a crash.
 """
 
-import numba
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 FLOAT, WORD, HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 FAST = ("fast",)
-
-
-@intrinsic
-def prefetch(typing_context, address):
-    """llvm.prefetch of the cache line at an address, into the second cache: the first has too few places for rows in flight."""
-
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, WORD, WORD, WORD])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, WORD(0), WORD(2), WORD(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-@numba.njit(inline="always")
-def prefetch_row(base, row, row_bytes):
-    """Prefetch all cache lines of a row of a table that begins at the address `base`."""
-    start = base + np.int64(row) * row_bytes
-    for offset in range(0, row_bytes, 64):
-        prefetch(start + offset)
 
 
 @intrinsic

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from helpers.memory import columns_at_a_time
-from helpers.models.simd import prefetch_row
+from helpers.prefetch import prefetch_row
 from helpers.rows.bfloat16 import rounded, to_float32
 
 THREADS = os.cpu_count() or 1  # what comes out does not depend on it

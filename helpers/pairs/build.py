@@ -1,17 +1,22 @@
 """Corpus -> pairs: hide the held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
+from pathlib import Path
+
+import numba
 import numpy as np
 
 from helpers.artefacts import map_array, new_folder, read_json, read_manifest, refuse_another_run, write_manifest
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import open_corpus
-from helpers.corpus.csr import csr
+from helpers.corpus.citations import sort_row
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
-from helpers.pairs.split import choose_heldout, is_training
+from helpers.pairs.split import choose_heldout, set_apart
+from helpers.progress import progress
 
 NOTEBOOK = "notebook 02_build_pairs"
+RANGE_PAIRS = 1 << 26  # pairs laid out in memory at a time: 256 MB
 
 
 def build_pairs(config: Config) -> dict:
@@ -20,38 +25,76 @@ def build_pairs(config: Config) -> dict:
     Raises ArtefactError where the corpus is missing, ConfigError where the split leaves nothing to train on.
     """
     refuse_another_run(config, corpus=False)
-    papers, indptr, cited, report = open_corpus(config)
-    N = len(papers)
-    citing = np.repeat(np.arange(N, dtype=np.int32), np.diff(indptr))
-    generator = np.random.default_rng(config.seed)
+    papers, indptr, cited, report = open_corpus(config, ["year"])
+    N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
     eligible = None
     if config.heldout_after is not None:
-        years = papers["year"].to_numpy()
-        eligible = years[citing] > config.heldout_after  # a missing year is NaN and never later
-        if not eligible.any():
+        eligible = papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
+        if not (eligible & (np.diff(indptr) > 0)).any():
             raise ConfigError(
                 f"heldout_after = {config.heldout_after} hides nothing: no paper with citations has a later year; take an earlier one."
             )
-    hidden = choose_heldout(citing, config.heldout, generator, eligible)
-    training = is_training(citing, cited, hidden, N)
-    if not training.any():
-        raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(citing):,}; take a smaller fraction.")
-    targets, contexts = np.concatenate([citing[training], cited[training]]), np.concatenate([cited[training], citing[training]])
-    pairs_indptr, contexts = csr(targets, contexts, N)
-    heldout = generator.permutation(np.stack([citing[hidden], cited[hidden]], axis=1).astype(np.int32))
+    heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
+    if apart.all():
+        raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
+    pairs_indptr = np.concatenate([[0], np.cumsum(_pairs_of_each(indptr, cited, apart))])
     with new_folder(config.folder("pairs")) as folder:
         np.save(folder / "contexts_indptr.npy", pairs_indptr)
-        np.save(folder / "contexts.npy", contexts)
-        np.save(folder / "heldout.npy", heldout)
+        _write_contexts(folder / "contexts.npy", pairs_indptr, indptr, cited, apart)
+        np.save(folder / "heldout.npy", generator.permutation(heldout))
         np.save(folder / "noise.npy", noise.alias_table(np.diff(pairs_indptr), config.noise_power))
         facts = {
             "papers": N,
-            "pairs": len(contexts),
+            "pairs": int(pairs_indptr[-1]),
             "heldout": len(heldout),
-            "reversed_citations_left_out": int((~training & ~hidden).sum()),
+            "reversed_citations_left_out": reversed_citations,
         }
         write_manifest(folder, **facts, config=config.part(PAIRS_SETTINGS), corpus=report["sha256"])
     return read_manifest(config.folder("pairs"), NOTEBOOK)
+
+
+@numba.njit(cache=True, nogil=True)
+def _pairs_of_each(indptr, cited, apart):
+    counts = np.zeros(len(indptr) - 1, np.int64)
+    for citing in range(len(indptr) - 1):
+        for p in range(indptr[citing], indptr[citing + 1]):
+            if not apart[p]:
+                counts[citing] += 1
+                counts[cited[p]] += 1
+    return counts
+
+
+def _write_contexts(path: Path, pairs_indptr, indptr, cited, apart) -> None:
+    """Write `contexts.npy`, range of targets by range of targets: each is filled in memory, whatever the order its pairs come in."""
+    N, P, first = len(indptr) - 1, int(pairs_indptr[-1]), 0
+    with open(path, "wb") as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i4", "fortran_order": False, "shape": (P,)})
+        while first < N:
+            last = max(first + 1, int(np.searchsorted(pairs_indptr, pairs_indptr[first] + RANGE_PAIRS, side="right")) - 1)
+            contexts = np.empty(pairs_indptr[last] - pairs_indptr[first], np.int32)
+            _fill_range(pairs_indptr, indptr, cited, apart, first, last, contexts)
+            file.write(memoryview(contexts))
+            bar.update(len(contexts))
+            first = last
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_range(pairs_indptr, indptr, cited, apart, first, last, contexts):
+    """Contexts of the targets first..last, both directions of every citation that is not set apart, ascending for each target."""
+    start = pairs_indptr[first]
+    places = pairs_indptr[first:last] - start
+    for citing in range(len(indptr) - 1):
+        here = first <= citing < last
+        for p in range(indptr[citing], indptr[citing + 1]):
+            if not apart[p]:
+                if here:
+                    contexts[places[citing - first]] = cited[p]
+                    places[citing - first] += 1
+                if first <= cited[p] < last:
+                    contexts[places[cited[p] - first]] = citing
+                    places[cited[p] - first] += 1
+    for target in range(first, last):
+        sort_row(contexts[pairs_indptr[target] - start : pairs_indptr[target + 1] - start])
 
 
 class Pairs:

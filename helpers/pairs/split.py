@@ -1,23 +1,52 @@
 """The held-out split: citations that training never sees, in either direction."""
 
+import numba
 import numpy as np
 
 
-def choose_heldout(citing: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | None = None) -> np.ndarray:
-    """Which citations are hidden, bool (E,): `fraction` of the eligible ones, drawn without replacement.
+def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | None = None) -> np.ndarray:
+    """Places int64 (n,), ascending, of the hidden citations: `fraction` of the eligible ones, drawn without replacement.
 
-    citing: int (E,); eligible: bool (E,), None for all (by date: those whose citing paper is later than the date).
+    indptr: int64 (N+1,), the citations by citing paper; eligible: bool (N,), the papers whose citations may be hidden, None for all.
     """
-    candidates = np.arange(len(citing)) if eligible is None else np.flatnonzero(eligible)
-    hidden = np.zeros(len(citing), bool)
-    hidden[generator.permutation(candidates)[: round(fraction * len(candidates))]] = True
-    return hidden
+    counts = np.diff(indptr) if eligible is None else np.where(eligible, np.diff(indptr), 0)
+    before = np.cumsum(counts)
+    of, size = int(before[-1]), round(fraction * int(before[-1]))
+    if size > of // 4:
+        drawn = np.sort(generator.permutation(of)[:size])
+    else:  # so that memory follows what is hidden, not all that could be
+        drawn = np.empty(0, np.int64)
+        while len(drawn) < size:
+            drawn = np.unique(np.concatenate([drawn, generator.integers(0, of, size - len(drawn) + 1000)]))
+        drawn = np.sort(generator.permutation(drawn)[:size])
+    paper = np.searchsorted(before, drawn, side="right")
+    return np.asarray(indptr)[paper + 1] - (before[paper] - drawn)
 
 
-def is_training(citing: np.ndarray, cited: np.ndarray, hidden: np.ndarray, N: int) -> np.ndarray:
-    """Which citations training may see, bool (E,): neither hidden nor the reverse of a hidden one (two papers may cite each other).
+@numba.njit(cache=True, nogil=True)
+def _mark_reversed(citing, cited, indptr, cited_by_row, apart):
+    """Mark the citations that run against a hidden one; returns how many of them are not hidden themselves."""
+    found = 0
+    for i in range(len(citing)):
+        low, high = indptr[cited[i]], indptr[cited[i] + 1]
+        while low < high:
+            middle = (low + high) // 2
+            if cited_by_row[middle] < citing[i]:
+                low = middle + 1
+            else:
+                high = middle
+        if low < indptr[cited[i] + 1] and cited_by_row[low] == citing[i] and not apart[low]:
+            apart[low] = True
+            found += 1
+    return found
 
-    citing, cited: int (E,) below N; hidden: bool (E,).
+
+def set_apart(indptr: np.ndarray, cited: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(hidden citations int32 (n, 2); which citations training may not see, bool (E,); how many of those only run against a hidden one).
+
+    Two papers may cite each other: then hiding one citation takes the other out of training too. cited: int32 (E,), ascending in a row.
     """
-    unordered = np.minimum(citing, cited).astype(np.int64) * N + np.maximum(citing, cited)
-    return ~np.isin(unordered, unordered[hidden])
+    apart = np.zeros(len(cited), bool)
+    apart[hidden] = True
+    heldout = np.stack([np.searchsorted(indptr, hidden, side="right") - 1, cited[hidden]], axis=1).astype(np.int32)
+    return heldout, apart, int(_mark_reversed(heldout[:, 0].copy(), heldout[:, 1].copy(), np.asarray(indptr), cited, apart))

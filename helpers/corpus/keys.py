@@ -1,0 +1,155 @@
+"""Ids as 64-bit keys, and the table that numbers them: citations are two integers each, whatever a dump calls its papers.
+
+An id that is a number of up to 15 digits, perhaps behind one letter (PMIDs, corpus ids, OpenAlex's W123), is its own key and can be
+read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
+32-bit hash, the check, tells when two different ids share a key.
+"""
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+from helpers.prefetch import prefetch
+
+NONE = np.uint64(2**64 - 1)  # no id; an empty slot
+HASHED = np.uint64(1 << 63)
+LETTER = 56  # bit at which the letter of a key begins
+MOST_DIGITS = 15
+AHEAD = 24  # keys prefetched ahead
+FULLEST = 0.6  # share of the table's slots in use before it grows
+
+
+@numba.njit(cache=True, nogil=True)
+def _mixed(h):
+    """A finaliser of 64 bits (MurmurHash3's, Appleby 2011)."""
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> np.uint64(33))
+
+
+@numba.njit(cache=True, nogil=True)
+def _keys(offsets, text, keys, checks):
+    for i in range(len(keys)):
+        first, last = offsets[i], offsets[i + 1]
+        checks[i] = 0
+        if first == last:
+            keys[i] = NONE
+            continue
+        letter, digits, number = np.uint64(0), first, np.uint64(0)
+        if last - first > 1 and (65 <= text[first] <= 90 or 97 <= text[first] <= 122):
+            letter, digits = np.uint64(text[first]), first + 1
+        plain = last - digits <= MOST_DIGITS and (text[digits] != 48 or last - digits == 1)
+        for p in range(digits, last if plain else digits):
+            if text[p] < 48 or text[p] > 57:
+                plain = False
+                break
+            number = number * np.uint64(10) + np.uint64(text[p] - 48)
+        if plain:
+            keys[i] = letter << np.uint64(LETTER) | number
+            continue
+        h, check = np.uint64(last - first), np.uint64(0x9E3779B97F4A7C15)
+        for p in range(first, last, 8):
+            word = np.uint64(0)
+            for q in range(p, min(p + 8, last)):
+                word = word << np.uint64(8) | np.uint64(text[q])
+            h = _mixed(h ^ word)
+            check = (check ^ word) * np.uint64(0x2545F4914F6CDD1D)
+            check ^= check >> np.uint64(29)
+        keys[i] = min(h | HASHED, NONE - np.uint64(1))
+        checks[i] = np.uint32(check >> np.uint64(32))
+
+
+def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array; NONE for one that is null or empty, check 0 for a number."""
+    keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
+    if len(ids):
+        if ids.null_count:
+            ids = ids.fill_null("")
+        offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
+        _keys(offsets, np.frombuffer(ids.buffers()[2] or b"\0", np.uint8), keys, checks)
+    return keys, checks
+
+
+def ids_of(keys: np.ndarray) -> pa.Array:
+    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; null for hashed ones."""
+    letters = (keys >> np.uint64(LETTER)).astype(np.int64)
+    numbers = (keys & np.uint64((1 << LETTER) - 1)).astype(np.int64).tolist()
+    return pa.array(
+        [
+            None if letter >> 7 else f"{chr(letter) if letter else ''}{number}"
+            for letter, number in zip(letters.tolist(), numbers, strict=True)
+        ],
+        pa.string(),
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _find(slots, numbers, keys, found, count, add):
+    """found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1. Returns the count."""
+    mask = np.uint64(len(slots) - 1)
+    slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
+    for i in range(len(keys)):
+        if i + AHEAD < len(keys):
+            ahead = np.int64(_mixed(keys[i + AHEAD]) & mask)
+            prefetch(slot_base + 8 * ahead)
+            prefetch(number_base + 4 * ahead)
+        key = keys[i]
+        if key == NONE:
+            found[i] = -1
+            continue
+        slot = _mixed(key) & mask
+        while slots[slot] != NONE and slots[slot] != key:
+            slot = (slot + np.uint64(1)) & mask
+        if slots[slot] == NONE:
+            if not add:
+                found[i] = -1
+                continue
+            slots[slot], numbers[slot] = key, count
+            count += 1
+        found[i] = numbers[slot]
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _move(old_slots, old_numbers, slots, numbers):
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(old_slots)):
+        if old_slots[i] != NONE:
+            slot = _mixed(old_slots[i]) & mask
+            while slots[slot] != NONE:
+                slot = (slot + np.uint64(1)) & mask
+            slots[slot], numbers[slot] = old_slots[i], old_numbers[i]
+
+
+class KeyTable:
+    """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
+
+    def __init__(self, expected: int = 0):
+        """expected: keys to make room for."""
+        self.count = 0
+        self._make(max(1024, int(expected / FULLEST)))
+
+    def _make(self, least: int) -> None:
+        size = 1 << (least - 1).bit_length()
+        self._slots, self._numbers = np.full(size, NONE), np.empty(size, np.int32)
+
+    def add(self, keys: np.ndarray) -> np.ndarray:
+        """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
+        if self.count + len(keys) > FULLEST * len(self._slots):
+            old = self._slots, self._numbers
+            self._make(max(2 * len(old[0]), int((self.count + len(keys)) / FULLEST)))
+            _move(*old, self._slots, self._numbers)
+        found = np.empty(len(keys), np.int32)
+        self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
+        return found
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """The numbers int32 (n,) of keys uint64 (n,); -1 for unknown ones and NONE."""
+        found = np.empty(len(keys), np.int32)
+        _find(self._slots, self._numbers, keys, found, self.count, False)
+        return found
+
+    def contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """(keys uint64 (count,), their numbers int32 (count,)), in no order."""
+        used = self._slots != NONE
+        return self._slots[used], self._numbers[used]
