@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers import memory
+from helpers.corpus.dumps import DumpFile
 from helpers.errors import ConfigError
 from helpers.memory import available_ram, looking_needs, pair_needs, preflight, reading_needs, training_needs
 
@@ -53,7 +54,7 @@ def test_every_stage_needs_more_for_more(tmp_path):
     small.write_bytes(bytes(1000))
     large.write_bytes(bytes(100_000))
     for less, more in (
-        (reading_needs([small]), reading_needs([large, small])),
+        (reading_needs([DumpFile(small)]), reading_needs([DumpFile(large), DumpFile(small)])),
         (pair_needs(10, 100), pair_needs(10, 1000)),
         (looking_needs(1000, 8), looking_needs(2000, 8)),
     ):
