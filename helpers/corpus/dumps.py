@@ -25,7 +25,7 @@ except ImportError:
 JSON_FORMATS = (s2_open_corpus, openalex)
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
-CHUNK = 1 << 22  # bytes read at a time
+CHUNK = 1 << 18  # bytes read at a time
 MOST_LINE = 1 << 26  # bytes of the longest line that may be a record
 DAMAGED = (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, NotImplementedError)  # isal's error is zlib's
 
@@ -142,11 +142,9 @@ def reader_of(file: DumpFile):
 
 def _json_format(file: DumpFile):
     with _opened(file) as stream:
-        for number, line in _lines(stream):
-            if number > FIRST_LINES:
-                break
+        for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
-                record = msgspec.json.decode((line or b"").strip(BLANK))
+                record = msgspec.json.decode(stream.readline(CHUNK).strip(BLANK))
                 for reader in JSON_FORMATS if isinstance(record, dict) else ():
                     if reader.recognises(record):
                         return reader
@@ -167,18 +165,21 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
         if isinstance(reader, tables.Table):
             yield from reader.batches(stream, report)
         else:
-            yield from json_batches(_lines(stream), file, reader, report)
+            yield from json_batches(_blocks(stream), file, reader, report)
 
 
-def _lines(stream) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines; None instead of one that is longer than MOST_LINE."""
-    number, rest, too_long = 0, b"", False
+def _blocks(stream) -> Iterator[tuple[int, int, bytes | None]]:
+    """Whole lines, as many as are read at a time: number of the first, how many, bytes; None instead of a line longer than MOST_LINE."""
+    number, rest, too_long = 1, b"", False
     while chunk := stream.read(CHUNK):
-        *lines, end = chunk.split(b"\n")
-        for line in lines:
-            number += 1
-            yield number, None if too_long else rest + line
-            rest, too_long = b"", False
-        rest, too_long = (b"", True) if too_long or len(rest) + len(end) > MOST_LINE else (rest + end, False)
+        if too_long and (end := chunk.find(b"\n") + 1):
+            yield number, 1, None
+            number, chunk, too_long = number + 1, chunk[end:], False
+        if not too_long and (end := chunk.rfind(b"\n") + 1):
+            block = rest + chunk[:end]
+            count = block.count(b"\n")
+            yield number, count, block
+            number, rest, chunk = number + count, b"", chunk[end:]
+        rest, too_long = (b"", True) if too_long or len(rest) + len(chunk) > MOST_LINE else (rest + chunk, False)
     if rest or too_long:
-        yield number + 1, None if too_long else rest
+        yield number, 1, None if too_long else rest

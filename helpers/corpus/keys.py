@@ -8,6 +8,7 @@ read back from it. Of any other id (40 hexadecimal digits, names) the key is a h
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.prefetch import prefetch
 
@@ -71,16 +72,10 @@ def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ids_of(keys: np.ndarray) -> pa.Array:
-    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; null for hashed ones."""
-    letters = (keys >> np.uint64(LETTER)).astype(np.int64)
-    numbers = (keys & np.uint64((1 << LETTER) - 1)).astype(np.int64).tolist()
-    return pa.array(
-        [
-            None if letter >> 7 else f"{chr(letter) if letter else ''}{number}"
-            for letter, number in zip(letters.tolist(), numbers, strict=True)
-        ],
-        pa.string(),
-    )
+    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; of no use for hashed ones."""
+    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [""] * 128)  # by the key's highest byte
+    numbers = pa.array(keys & np.uint64((1 << LETTER) - 1)).cast(pa.string())
+    return pc.binary_join_element_wise(letters.take(pa.array(keys >> np.uint64(LETTER))), numbers, "")
 
 
 @numba.njit(cache=True, nogil=True)
