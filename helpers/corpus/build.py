@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from helpers.artefacts import map_array, new_folder, read_json, refuse_another_run, sha256, write_json
 from helpers.config import CORPUS_SETTINGS, Config
-from helpers.corpus import citations, dumps
+from helpers.corpus import citations
 from helpers.corpus.ids import Ids, number_papers
 from helpers.corpus.shards import KEPT, read_shards
 from helpers.errors import DumpError
@@ -34,7 +34,7 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
-    shards, report = read_shards(config, dumps.files_of(config.dumps))
+    shards, report = read_shards(config)
     counts = combine(config, shards, report)
     shutil.rmtree(config.folder("shards"))
     return counts

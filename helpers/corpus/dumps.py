@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from helpers.corpus import openalex, s2_open_corpus, tables
+from helpers.corpus.download import remote
 from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
 from helpers.errors import DumpError
 
@@ -55,9 +56,12 @@ class DumpFile:
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
-    """The files of some dumps, folders and archives replaced by the files in them in name order; raises DumpError where there is none."""
+    """The files of some dumps, folders and archives replaced by the files in them in name order; what is remote has none yet.
+
+    Raises DumpError where a path has none.
+    """
     files = []
-    for dump in map(Path, dumps):
+    for dump in (Path(dump) for dump in dumps if not remote(str(dump))):
         found = sorted(file for file in dump.rglob("*") if file.is_file() and ENDINGS.search(file.name)) if dump.is_dir() else [dump]
         if not dump.exists():
             raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
@@ -66,8 +70,13 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
                 f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .gz or .zip); give another path."
             )
         for path in found:
-            files += _members(path) if path.suffix.lower() == ".zip" else [DumpFile(path)]
+            files += _members(path) if _is_zip(path) else [DumpFile(path)]
     return files
+
+
+def _is_zip(path: Path) -> bool:
+    with _sentences(path), open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _members(path: Path) -> list[DumpFile]:

@@ -5,6 +5,8 @@ read back from it. Of any other id (40 hexadecimal digits, names) the key is a h
 32-bit hash, the check, tells when two different ids share a key.
 """
 
+from pathlib import Path
+
 import numba
 import numpy as np
 import pyarrow as pa
@@ -143,6 +145,19 @@ class KeyTable:
         found = np.empty(len(keys), np.int32)
         _find(self._slots, self._numbers, keys, found, self.count, False)
         return found
+
+    def save(self, path: Path) -> None:
+        """Write the table as two files that `opened` maps, so that several processes look up in one copy."""
+        for name, values in (("slots", self._slots), ("numbers", self._numbers)):
+            np.save(f"{path}.{name}.npy", values)
+
+    @classmethod
+    def opened(cls, path: Path) -> "KeyTable":
+        """A saved table, memory-mapped: to look up in, not to add to."""
+        table = cls.__new__(cls)
+        table.count = 0
+        table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
+        return table
 
     def contents(self) -> tuple[np.ndarray, np.ndarray]:
         """(keys uint64 (count,), their numbers int32 (count,)), in no order."""

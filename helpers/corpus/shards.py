@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
+from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
 from helpers.errors import ArtefactError
@@ -44,39 +45,68 @@ WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start 
 MANIFEST = "report.json"
 
 
-def read_shards(config: Config, files: list[dumps.DumpFile]) -> tuple[list[Path], Report]:
-    """The shards of the files, in their order, those that are not finished yet read now; and what was counted in all of them.
+def read_shards(config: Config) -> tuple[list[Path], Report]:
+    """The shards of all files of `config.dumps`, in their order, those that are not finished read now; and what was counted in them.
 
-    Raises DumpError where a file cannot be read, or too many of its records are malformed.
+    A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
+    only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
+    Raises DumpError where a file cannot be had or read, or too many records are malformed.
     """
-    folder, report = config.folder("shards"), Report()
-    settings = config.part(READING_SETTINGS)
-    shards = [folder / _name(i, file, settings) for i, file in enumerate(files)]
-    for file in files:
-        dumps.reader_of(file)  # a format that nobody knows should be told before hours of reading
+    folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
+    files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
+    late = [not config.keep_unrecorded and _has_citations(file) for file in files]
+    names = [_name(i, file, settings) for i, file in enumerate(files)]
+    papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
+    shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
-            shutil.rmtree(stale, ignore_errors=True)
-    todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not (shard / MANIFEST).exists()]
-    if finished := len(files) - len(todo):
-        print(f"{finished} of {len(files)} files were read before and are not read again")
-    total = sum(file.size for file, _ in todo)
-    with progress(title="Reading", unit="B", total=total) as bar:
-        if len(todo) > 1 and total > WORTH_A_PROCESS and PROCESSES > 1:
-            _read_in_processes(todo, settings, bar)
-        else:
-            for file, shard in todo:
-                write_shard(file, shard, settings, bar.update)
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    for later in (False, True):
+        todo = [
+            (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
+        ]
+        if todo:
+            known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
+            _read_all(todo, settings, known, f"{len(files)} files" if len(files) > 1 else "")
     for file, shard in zip(files, shards, strict=True):
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
     return shards, report
 
 
-def _name(place: int, file: dumps.DumpFile, settings: dict) -> str:
-    status = file.path.stat()
-    facts = [VERSION, str(file), status.st_size, status.st_mtime_ns, settings]
+def _has_citations(file) -> bool:
+    """Whether a file holds citations alone. A format that nobody knows is a DumpError here, before hours of reading."""
+    return file.source.startswith("s2:citations") if isinstance(file, Shard) else dumps.reader_of(file).SCHEMA is CITATIONS
+
+
+def _name(place: int, file, settings: dict) -> str:
+    facts = [VERSION, str(file), settings]
+    if not isinstance(file, Shard):
+        status = file.path.stat()
+        facts += [status.st_size, status.st_mtime_ns]
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+
+
+def _save_known(folder: Path, shards: list[Path]) -> Path:
+    """The keys of the records inside the subset, as a table for all workers."""
+    table = KeyTable()
+    for shard in shards:
+        if (shard / "records.u64").exists():
+            table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
+    table.save(folder / "known")
+    return folder / "known"
+
+
+def _read_all(todo: list, settings: dict, known: Path | None, of: str) -> None:
+    sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
+    if of:
+        print(f"{len(todo)} of {of} to read")
+    with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
+        if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
+            _read_in_processes(todo, settings, known, bar)
+        else:
+            for file, shard in todo:
+                write_shard(file, shard, settings, known, bar.update)
 
 
 def _report_of(shard: Path) -> Report:
@@ -86,12 +116,12 @@ def _report_of(shard: Path) -> Report:
     return report
 
 
-def _read_in_processes(todo: list, settings: dict, bar) -> None:
+def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
     """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
-        futures = [pool.submit(_write_shard_in_worker, file, shard, settings) for file, shard in todo]
+        futures = [pool.submit(_write_shard_in_worker, file, shard, settings, known) for file, shard in todo]
         try:
             while not all(future.done() for future in futures):
                 time.sleep(0.2)
@@ -121,20 +151,32 @@ def _start_worker(done, parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _write_shard_in_worker(file, shard, settings) -> None:
+def _write_shard_in_worker(file, shard, settings, known) -> None:
     def on_bytes(count):
         with _done.get_lock():
             _done.value += count
 
-    write_shard(file, shard, settings, on_bytes)
+    write_shard(file, shard, settings, known, on_bytes)
 
 
-def write_shard(file: dumps.DumpFile, shard: Path, settings: dict, on_bytes) -> None:
-    """Read one file and write its shard, whole or not at all; settings: READING_SETTINGS. Raises DumpError, ArtefactError."""
+def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
+    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError.
+
+    settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
+    """
+    if isinstance(file, Shard):
+        path = download(file, shard.parent / "downloads", on_bytes)
+        _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
+        path.unlink()
+    else:
+        _write_shard([file], shard, settings, known, on_bytes)
+
+
+def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
     report = Report()
     with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
-        columns = _Columns(folder, stack, settings["keep_unrecorded"])
-        for batch in dumps.read(file, report, on_bytes):
+        columns = _Columns(folder, stack, settings["keep_unrecorded"], known)
+        for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
                 columns.add_citations(batch, report)
             elif batch.schema == OTHER_IDS:
@@ -161,8 +203,9 @@ def _without_garbage_collection():
 class _Columns:
     """The open files of one shard."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, named: bool):
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, named: bool, known: Path | None):
         self.folder, self.stack, self.named, self.files = folder, stack, named, {}
+        self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
@@ -199,6 +242,10 @@ class _Columns:
         whole = (citing != NONE) & (cited != NONE)
         if not whole.all():
             report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
+        if self.known:
+            there = (self.known.find(citing) >= 0) & (self.known.find(cited) >= 0)
+            report.dropped["citations"]["outside the subset, or of a paper without a record"] += int((whole & ~there).sum())
+            whole &= there
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
 

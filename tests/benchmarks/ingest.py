@@ -198,8 +198,8 @@ def ours(path: Path) -> dict:
         else:
             warm = Path(folder) / "warm.csv"
             warm.write_text("citing,cited\n1,2\n")
-        write_shard(DumpFile(warm), Path(folder) / "warm", settings, lambda count: None)
-        return timed(lambda: write_shard(DumpFile(path), Path(folder) / "shard", settings, lambda count: None))
+        write_shard(DumpFile(warm), Path(folder) / "warm", settings)
+        return timed(lambda: write_shard(DumpFile(path), Path(folder) / "shard", settings))
 
 
 def duckdb_s2(path: Path) -> dict:
