@@ -244,7 +244,7 @@ class _Columns:
             report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
         if self.known:
             there = (self.known.find(citing) >= 0) & (self.known.find(cited) >= 0)
-            report.dropped["citations"]["outside the subset, or of a paper without a record"] += int((whole & ~there).sum())
+            report.dropped["citations"]["dangling"] += int((whole & ~there).sum())
             whole &= there
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
