@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import errno
+import gzip
 import hashlib
 import http.server
 import inspect
@@ -23,6 +24,7 @@ import pytest
 
 from helpers.config import ROOT
 from helpers.corpus import download
+from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.download import Shard, remote, shards_of
 from helpers.errors import DumpError
 
@@ -702,3 +704,25 @@ def test_no_key_or_none_that_could_be_one(s2, monkeypatch, key):
     with pytest.raises(DumpError, match="need an API key, but none was found") as caught:
         shards_of("s2:papers")
     assert SECRET not in str(caught.value) and not s2.asked
+
+
+def test_a_remote_dump_is_read_file_by_file_and_not_twice(site, config, tmp_path, waits):
+    """What a dump at several addresses leaves: the corpus of the same local files; nothing downloaded; no credentials; finished files stay."""
+    edges = {f"/edges{i}.csv.gz": gzip.compress(f"citing,cited\np{i},q\np{i},p{i + 1}\n".encode()) for i in range(3)}
+    for path, content in edges.items():
+        site.pages[path] = Page(content)
+        (tmp_path / path[1:]).write_bytes(content)
+    site.pages["/edges2.csv.gz"] = Page(b"", {}, 404)
+    c = config(dumps=[site.url(path) for path in edges])
+    with pytest.raises(DumpError, match="edges2.csv.gz"):
+        build_corpus(c)
+    site.pages["/edges2.csv.gz"] = Page(edges["/edges2.csv.gz"])
+    site.asked.clear()
+    remote_report = build_corpus(c)
+    assert [path.partition("?")[0] for path, _ in site.asked] == ["/edges2.csv.gz"]
+    local = config(dumps=[tmp_path / path[1:] for path in edges], out=str(tmp_path / "local"))
+    assert build_corpus(local)["citations"] == remote_report["citations"]
+    ids = [open_corpus(of)[0]["paper_id"].to_pylist() for of in (c, local)]
+    assert ids[0] == ids[1] and len(ids[0]) == 5
+    left = [file for file in Path(c.out).rglob("*") if file.is_file()]
+    assert {file.parent.name for file in left} == {"corpus"} and not any(SECRET.encode() in file.read_bytes() for file in left)

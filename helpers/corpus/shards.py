@@ -30,7 +30,7 @@ from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
-from helpers.errors import ArtefactError
+from helpers.errors import ArtefactError, UserError
 from helpers.progress import progress
 
 VERSION = 1  # of what a shard holds: another one is read again
@@ -132,6 +132,9 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
             for future in futures:
                 future.result()
             bar.update(done.value - bar.n)
+        except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException:
             for process in list(pool._processes.values()):
                 process.terminate()
