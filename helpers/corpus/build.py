@@ -4,6 +4,7 @@ Memory is bounded by the papers (about 80 bytes each), not by the citations: tho
 """
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -34,8 +35,14 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    start = time.perf_counter()
     shards, report = read_shards(config)
+    read = time.perf_counter()
+    print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
     counts = combine(config, shards, report)
+    print(
+        f"{counts['papers']['kept']:,} papers numbered, {counts['citations']['kept']:,} citations sorted in {time.perf_counter() - read:.1f} s"
+    )
     shutil.rmtree(config.folder("shards"))
     return counts
 
