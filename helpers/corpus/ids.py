@@ -158,7 +158,7 @@ def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, val
         dropped["dangling"] += missing
     edges = np.empty((int((valid & known).sum()), 2), np.uint32)
     edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-    file.write(memoryview(edges).cast("B"))
+    file.write(edges)
 
 
 def _refuse_shared_keys(ids: Ids, of_record: np.ndarray, last: np.ndarray) -> None:

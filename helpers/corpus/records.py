@@ -56,9 +56,9 @@ class Report:
         self.read[kind] += records
         self.read["records"] += records
 
-    def drop(self, kind: str, reason: str, place: str) -> None:
-        """Count one dropped record of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
-        self.dropped[kind][reason] += 1
+    def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
+        """Count dropped records of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
+        self.dropped[kind][reason] += records
         self.first.setdefault(reason, place)
 
     def lacks(self, reason: str, place: str) -> None:
@@ -99,7 +99,8 @@ def year(value, report: Report, place: str) -> int | None:
     if value in (None, ""):
         report.lacks("no year", place)
         return None
-    match = YEAR.fullmatch(str(value)[:64])
+    value = str(value) if type(value) is float else value
+    match = YEAR.fullmatch(value) if isinstance(value, str) else None
     if match and int(match[1]) in YEARS:
         return int(match[1])
     report.lacks("impossible year", place)

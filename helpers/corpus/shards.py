@@ -155,7 +155,7 @@ class _Columns:
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self.files[name].write(np.ascontiguousarray(values))
 
     def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self.files:
