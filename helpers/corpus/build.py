@@ -34,6 +34,8 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     shards, report = read_shards(config, dumps.files_of(config.dumps))
     counts = combine(config, shards, report)
     shutil.rmtree(config.folder("shards"))

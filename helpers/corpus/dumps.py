@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -51,11 +52,12 @@ class DumpFile:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
-        if not self.member:
-            return self.path.stat().st_size
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.getinfo(self.member).compress_size
+        """Bytes on disk; raises DumpError where the file is gone."""
+        with _sentences(self):
+            if not self.member:
+                return self.path.stat().st_size
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.getinfo(self.member).compress_size
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
@@ -63,16 +65,21 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     files = []
     for dump in map(Path, dumps):
         with _sentences(dump):
-            found = sorted(file for file in dump.rglob("*") if file.is_file() and ENDINGS.search(file.name)) if dump.is_dir() else [dump]
             if not dump.exists():
                 raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
+            walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
+            found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
             raise DumpError(
                 f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .gz or .zip); give another path."
             )
-        for path in found:
+        for path in sorted(found):
             files += _members(path) if path.suffix.lower() == ".zip" else [DumpFile(path)]
     return files
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _members(path: Path) -> list[DumpFile]:
@@ -87,14 +94,16 @@ def _members(path: Path) -> list[DumpFile]:
 
 
 @contextlib.contextmanager
-def _sentences(file) -> Iterator[None]:
-    """Turn what can be wrong with a whole file into one sentence; raises DumpError."""
+def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
     try:
         yield
     except EOFError as error:
-        raise DumpError(f"{file} is cut off in the middle; download it again.") from error
+        at = f", at byte {byte():,}" if byte else ""
+        raise DumpError(f"{file} is cut off in the middle{at}; download it again.") from error
     except DAMAGED as error:
-        raise DumpError(f"{file} is damaged ({_line(error)}); download it again.") from error
+        at = f" before byte {byte():,}" if byte else ""
+        raise DumpError(f"{file} is damaged{at} ({_line(error)}); download it again.") from error
     except pa.ArrowException as error:
         raise DumpError(f"{file} cannot be read as a table: {_line(error)}; repair or download it again.") from error
     except OSError as error:
@@ -132,6 +141,7 @@ def _opened(file: DumpFile, on_bytes: Callable[[int], None] = lambda count: None
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
         else:
             whole = stack.enter_context(open(file.path, "rb", buffering=0))
+        stack.enter_context(_sentences(file, whole.tell))
         stream = io.BufferedReader(_Counted(whole, on_bytes), 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(GzipFile(fileobj=stream))

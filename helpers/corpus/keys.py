@@ -15,6 +15,7 @@ NONE = np.uint64(2**64 - 1)  # no id; an empty slot
 HASHED = np.uint64(1 << 63)
 LETTER = 56  # bit at which the letter of a key begins
 MOST_DIGITS = 15
+SPACE = 32  # the highest ASCII code of white space and control characters
 AHEAD = 24  # keys prefetched ahead
 FULLEST = 0.6  # share of the table's slots in use before it grows
 
@@ -31,6 +32,10 @@ def _mixed(h):
 def _keys(offsets, text, keys, checks):
     for i in range(len(keys)):
         first, last = offsets[i], offsets[i + 1]
+        while first < last and text[first] <= SPACE:
+            first += 1
+        while first < last and text[last - 1] <= SPACE:
+            last -= 1
         checks[i] = 0
         if first == last:
             keys[i] = NONE
@@ -60,7 +65,10 @@ def _keys(offsets, text, keys, checks):
 
 
 def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array; NONE for one that is null or empty, check 0 for a number."""
+    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array, without white space and NULs around them.
+
+    NONE for one that is null or empty, check 0 for a number.
+    """
     keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
     if len(ids):
         if ids.null_count:

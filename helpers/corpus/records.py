@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from helpers.errors import DumpError
 
+BATCH_BYTES = 1 << 28  # bytes of JSON lines a batch: long lines make smaller batches
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
@@ -114,7 +115,7 @@ def json_batches(lines: Iterator[tuple[int, bytes | None]], file, reader, report
     (years as they come); where that raises ValueError the line is dropped as malformed.
     """
     decode, kind = msgspec.json.Decoder(reader.Record).decode, "papers" if reader.SCHEMA is PAPERS else "citations"
-    rows, numbers = [], []
+    rows, numbers, size = [], [], 0
     for number, line in lines:
         try:
             rows.append(reader.row(decode(line)))
@@ -129,9 +130,10 @@ def json_batches(lines: Iterator[tuple[int, bytes | None]], file, reader, report
                 report.drop(kind, "malformed", f"{file.name}, line {number}")
                 continue
         numbers.append(number)
-        if len(rows) == BATCH_RECORDS:
+        size += len(line)
+        if len(rows) == BATCH_RECORDS or size > BATCH_BYTES:
             yield _batch(rows, numbers, file, reader.SCHEMA, report)
-            rows, numbers = [], []
+            rows, numbers, size = [], [], 0
     yield _batch(rows, numbers, file, reader.SCHEMA, report)
 
 

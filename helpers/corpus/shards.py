@@ -2,8 +2,9 @@
 
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
-keys and whether they are inside (`records.u64`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a table of ids
-`other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`, its counts.
+keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`,
+its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -12,11 +13,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +29,18 @@ import pyarrow.compute as pc
 from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
-from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
+from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
-from helpers.errors import ArtefactError
+from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
-VERSION = 1  # of what a shard holds: another one is read again
+VERSION = 2  # of what a shard holds: another one is read again
 RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
 KEPT = pa.schema(
     [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
 )
 NAMES = pa.schema([("key", pa.uint64()), ("check", pa.uint32()), ("id", pa.string())])
-READING_SETTINGS = ("subset", "field", "first_year", "last_year", "keep_unrecorded")
+READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
@@ -51,8 +54,7 @@ def read_shards(config: Config, files: list[dumps.DumpFile]) -> tuple[list[Path]
     folder, report = config.folder("shards"), Report()
     settings = config.part(READING_SETTINGS)
     shards = [folder / _name(i, file, settings) for i, file in enumerate(files)]
-    for file in files:
-        dumps.reader_of(file)  # a format that nobody knows should be told before hours of reading
+    _tell_strangers(files, [dumps.reader_of(file) for file in files])  # what nobody can read is told before hours of reading
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
             shutil.rmtree(stale, ignore_errors=True)
@@ -70,6 +72,19 @@ def read_shards(config: Config, files: list[dumps.DumpFile]) -> tuple[list[Path]
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
     return shards, report
+
+
+def _tell_strangers(files: list[dumps.DumpFile], readers: list) -> None:
+    """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
+    groups = {}
+    for file, reader in zip(files, readers, strict=True):
+        formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+        formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+    for formats in groups.values():
+        if len(formats) > 1:
+            print(
+                "Files of one series have different formats, all are read:", ", ".join(f"{name} {kind}" for kind, name in formats.items())
+            )
 
 
 def _name(place: int, file: dumps.DumpFile, settings: dict) -> str:
@@ -101,10 +116,15 @@ def _read_in_processes(todo: list, settings: dict, bar) -> None:
             for future in futures:
                 future.result()
             bar.update(done.value - bar.n)
-        except BaseException:
+        except BaseException as error:
             for process in list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise ArtefactError(
+                    "A process that read the dump was killed, most likely for want of memory; run this again: it goes on after the files "
+                    "that were read whole."
+                ) from error
             raise
 
 
@@ -132,7 +152,7 @@ def write_shard(file: dumps.DumpFile, shard: Path, settings: dict, on_bytes) -> 
     """Read one file and write its shard, whole or not at all; settings: READING_SETTINGS. Raises DumpError, ArtefactError."""
     report = Report()
     with new_folder(shard) as folder, contextlib.ExitStack() as stack:
-        columns = _Columns(folder, stack, settings["keep_unrecorded"])
+        columns = _Columns(folder, stack)
         for batch in dumps.read(file, report, on_bytes):
             if batch.schema == CITATIONS:
                 columns.add_citations(batch, report)
@@ -148,8 +168,8 @@ def write_shard(file: dumps.DumpFile, shard: Path, settings: dict, on_bytes) -> 
 class _Columns:
     """The open files of one shard."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, named: bool):
-        self.folder, self.stack, self.named, self.files = folder, stack, named, {}
+    def __init__(self, folder: Path, stack: contextlib.ExitStack):
+        self.folder, self.stack, self.files = folder, stack, {}
         self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
@@ -165,7 +185,7 @@ class _Columns:
     def keys(self, ids: pa.Array) -> np.ndarray:
         """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
         keys, checks = keys_of(ids)
-        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE)) if self.named else ()
+        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             before = self.seen.count
             numbers = self.seen.add(keys[hashed])
@@ -173,9 +193,10 @@ class _Columns:
             new = hashed[np.sort(new[numbers[new] >= before])]
             self.checks = np.concatenate([self.checks, checks[new]])
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
-                raise ArtefactError(same_key(ids[hashed[differing[0]]].as_py()))
+                raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
-                self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], ids.take(pa.array(new))], schema=NAMES))
+                names = pc.utf8_trim(ids.take(pa.array(new)), "".join(map(chr, range(SPACE + 1))))  # as their keys are made
+                self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
@@ -191,7 +212,9 @@ class _Columns:
             self.write(f"{name}s.u64", keys_of(batch[name])[0])
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
-        self.write("records.u64", keys_of(batch["paper_id"])[0])
+        keys, checks = keys_of(batch["paper_id"])
+        self.write("records.u64", keys)
+        self.write("checks.u32", checks)
         self.write("inside.u8", inside.astype(np.uint8))
         listed = sum(len(column.values) for column in (batch["references"], batch["cited_by"]))
         report.read["citations"] += listed
@@ -214,9 +237,9 @@ class _Columns:
         self.write_batch("papers.arrow", batch.select(RECORD_COLUMNS))
 
 
-def same_key(paper_id: str) -> str:
+def same_key(which: str) -> str:
     """What to say of an id that has the same 64-bit key as another one: never seen, but not impossible."""
-    return f"The id {paper_id!r} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
+    return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
 def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
