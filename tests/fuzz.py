@@ -35,12 +35,14 @@ import pyarrow.parquet as pq
 from helpers.config import ROOT, Config
 from helpers.corpus import dumps
 from helpers.corpus.build import build_corpus, open_corpus
+from helpers.corpus.records import BLANK
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.errors import ArtefactError, ConfigError, DumpError
 from tests.real_data import paper_data
 
 LIMIT = 30  # seconds an input may take
 MEMORY = 8 << 30  # bytes of address space of a child
+CHILD = ("-m", "tests.fuzz")
 AT_A_TIME = 500  # inputs a child is asked for
 TYPES = {".u64": np.uint64, ".i32": np.int32, ".u8": np.uint8}  # of a shard's files
 SENTENCES = (  # what the classes of refused inputs are called
@@ -310,6 +312,7 @@ def read_one(reader: str, seed: int, i: int, work: Path, _seeds: dict = {}) -> s
                 shard = run / str(number)
                 write_shard(file, shard, config.part(READING_SETTINGS), lambda count: None)
                 check_shard(shard)
+                check_lines(file.path, json.loads((shard / "report.json").read_text())["read"])
         outcome = "read"
     except (DumpError, ArtefactError, ConfigError) as error:
         sentence = str(error)
@@ -335,6 +338,15 @@ def check_shard(shard: Path) -> None:
     assert length("records.u64") == length("inside.u8") and len(kept) == arrays.get("inside.u8", np.zeros(1)).sum()
     for name in ("references", "cited_by"):
         assert length(f"{name}.i32") == len(kept) and arrays.get(f"{name}.i32", np.zeros(1)).sum() == length(f"{name}.u64")
+
+
+def check_lines(path: Path, read: dict) -> None:
+    """Raise AssertionError where fewer records of a plain text file were counted than it has lines: something was passed over silently."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if path.suffix == ".jsonl" and data[:2] != b"\x1f\x8b":
+        assert read["records"] == sum(bool(line.strip(BLANK)) for line in data.split(b"\n"))
+    elif path.suffix == ".csv" and data[:2] != b"\x1f\x8b" and "citations" in read and "papers" not in read:
+        assert read["records"] >= sum(map(bool, re.split(b"[\r\n]+", data))) - 1
 
 
 def check_corpus(config: Config, report: dict) -> None:
@@ -395,20 +407,21 @@ def run(readers, inputs: int, seed: int = 0, first: int = 0) -> tuple[dict[str, 
                 reader, i, last = todo.get_nowait()
                 while i < last:
                     if process is None:
-                        command = [sys.executable, "-m", "tests.fuzz", "--child", str(folder)]
+                        command = [sys.executable, *CHILD, "--child", str(folder)]
                         process = subprocess.Popen(command, stdin=-1, stdout=-1, cwd=ROOT, bufsize=0)
                     process.stdin.write(json.dumps([reader, seed, i, last]).encode() + b"\n")
                     while process and i < last:
                         answer = _ask(process, LIMIT)
                         outcome, detail = (answer, answer) if isinstance(answer, str) else answer
-                        process = None if isinstance(answer, str) else process
+                        if isinstance(answer, str):
+                            process.communicate()
+                            process = None
                         outcomes[reader][outcome] += 1
                         if outcome.startswith("ESCAPED"):
                             escaped.append((reader, i, detail))
                         i += 1
         if process:
-            process.stdin.close()
-            process.wait()
+            process.communicate()
 
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         threads = [threading.Thread(target=work, args=(Path(folder) / str(n),)) for n in range(min(2, os.cpu_count()))]

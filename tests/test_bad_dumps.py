@@ -192,11 +192,39 @@ def test_a_row_that_is_too_long_is_an_error_that_says_after_which(tmp_path, monk
     assert 300 < int(sentence.partition("after row ")[2].partition(":")[0]) <= 400
 
 
-def test_lines_that_a_lost_quotation_mark_takes_along_are_counted(config, dump):
-    rows = [f"{i},title,1998" for i in range(500)]
-    papers = dump("papers.csv", "id,title,year", *rows[:100], '100,"title,1998', *rows[100:])
-    with pytest.raises(DumpError, match=r"papers.csv: 401 of 501 records are malformed \(first: papers.csv, line 102\)"):
-        build_corpus(config(dumps=[papers, dump("edges.csv", "citing,cited", "1,2", "2,3")]))
+LOST_MARKS = {
+    "papers, to the end": (
+        "id,title,year",
+        "{},title,1998",
+        '100,"title,1998',
+        "401 of 501 records are malformed (first: x.csv, line 102)",
+    ),
+    "papers, to the next": (
+        "id,title,year",
+        "{},title,1998",
+        '1,"t\n{}\n2",1998',
+        "52 of 552 records are malformed (first: x.csv, row 101)",
+    ),
+    "citations, to the end": ("citing,cited", "{},5", '100,"5', "402 of 502 records are malformed (first: x.csv, row 101)"),
+    "citations, to the next": ("citing,cited", "{},5", '1,"5\n{}\n2"', "52 of 552 records are malformed (first: x.csv, row 101)"),
+}
+
+
+@pytest.mark.parametrize("kind", LOST_MARKS)
+def test_lines_that_a_lost_quotation_mark_takes_along_are_counted(config, dump, kind):
+    header, good, lost, sentence = LOST_MARKS[kind]
+    rows, between = [good.format(i) for i in range(500)], "\n".join(good.format(i) for i in range(50))
+    path = dump("x.csv", header, *rows[:100], lost.replace("{}", between), *rows[100:])
+    with pytest.raises(DumpError) as caught:
+        build_corpus(config(dumps=[path, dump("z.csv", "citing,cited", "1,2")]))
+    assert sentence in str(caught.value)
+
+
+def test_quotation_marks_in_their_place_are_no_harm(config, dump):
+    papers = dump("papers.csv", '"id","title","year"', '"a","One,\ntwo, ""three""",1998', '"b","","1999"')
+    c = config(dumps=[papers, dump("edges.csv", '"citing","cited"', '"a","b"', '"b","c d"')])
+    assert build_corpus(c)["citations"]["dropped"] == {} and edges_of(c) == {("a", "b"), ("b", "c d")}
+    assert open_corpus(c)[0]["title"].to_pylist() == [None, 'One, two, "three"', None]
 
 
 JSON = st.recursive(

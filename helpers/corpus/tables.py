@@ -6,7 +6,6 @@
 
 import codecs
 import csv
-import functools
 import io
 from collections.abc import Callable, Iterator
 
@@ -30,6 +29,7 @@ COLUMNS = {  # what a batch calls it -> what tables call it
     "references": ("references",),
 }
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
+MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
 SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 
@@ -100,20 +100,32 @@ class Csv(Table):
             ),
             convert_options=pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
         ):
-            if stream.damaged:
-                bad = functools.reduce(pc.or_, (pc.match_substring(column.fill_null(""), SUBSTITUTE) for column in batch.columns))
-                for i in np.flatnonzero(bad.to_numpy(zero_copy_only=False)):
-                    report.count(kind)
-                    report.drop(kind, "malformed", f"{self.file.name}, row {rows_read + i + 1}")
             rows_read += batch.num_rows
-            yield batch.filter(pc.invert(bad)) if stream.damaged else batch
+            if stream.quoted or stream.damaged:
+                lines = self.lines_of_bad_rows(batch)
+                for i in np.flatnonzero(lines).tolist():
+                    report.count(kind, int(lines[i]))
+                    report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
+                batch = batch.filter(pa.array(lines == 0))
+            yield batch
+
+    def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
+        lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
+        for name, column in self.columns.items():
+            values = batch.column(column).fill_null("")
+            ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
+            lines += ends
+            bad |= (ends > MOST_ENDS.get(name, 0)) | pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
+        return np.where(bad, lines, 0)
 
 
 class _Utf8(io.RawIOBase):
-    """A stream whose bytes are UTF-8: each that is not becomes a SUBSTITUTE, and `damaged` True."""
+    """A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks."""
 
     def __init__(self, stream):
-        self._stream, self._decoder, self.damaged = stream, codecs.getincrementaldecoder("utf-8")("substitute"), False
+        self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-8")("substitute")
+        self.damaged = self.quoted = False
 
     def readable(self) -> bool:
         return True
@@ -121,6 +133,7 @@ class _Utf8(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         kept = self._decoder.getstate()[0]
         chunk = self._stream.read(size - len(kept))
+        self.quoted |= b'"' in chunk
         if chunk.isascii() and not kept:
             return chunk
         text = self._decoder.decode(chunk, final=len(chunk) < size - len(kept))
