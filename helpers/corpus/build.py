@@ -35,14 +35,15 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     start = time.perf_counter()
     shards, report = read_shards(config)
     read = time.perf_counter()
     print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
     counts = combine(config, shards, report)
-    print(
-        f"{counts['papers']['kept']:,} papers numbered, {counts['citations']['kept']:,} citations sorted in {time.perf_counter() - read:.1f} s"
-    )
+    papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
+    print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
     shutil.rmtree(config.folder("shards"))
     return counts
 

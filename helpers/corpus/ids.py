@@ -6,10 +6,9 @@ from pathlib import Path
 import numba
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
-from helpers.corpus.keys import KeyTable, ids_of, keys_of
+from helpers.corpus.keys import KeyTable, ids_of
 from helpers.corpus.shards import KEPT, same_key
 from helpers.errors import DumpError
 
@@ -95,7 +94,6 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
             papers["outside the subset"] += int((all_numbers < 0).sum())
     papers["outside the subset"] += int((state == OUTSIDE).sum())
     of_record = np.concatenate([np.empty(0, np.int32), *of_record])
-    _refuse_shared_keys(ids, of_record, last)
     is_last = last[of_record] == np.arange(len(of_record))
     mapped = table.add if keep_unrecorded else table.find
     with open(edges, "wb") as file:
@@ -158,17 +156,7 @@ def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, val
         dropped["dangling"] += missing
     edges = np.empty((int((valid & known).sum()), 2), np.uint32)
     edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-    file.write(memoryview(edges).cast("B"))
-
-
-def _refuse_shared_keys(ids: Ids, of_record: np.ndarray, last: np.ndarray) -> None:
-    """Raise DumpError where two records with one key have different ids."""
-    double = np.flatnonzero(last[of_record] != np.arange(len(of_record)))
-    for first in range(0, len(double), KEYS_AT_A_TIME // 8):
-        some = double[first : first + KEYS_AT_A_TIME // 8]
-        here, there = (ids.kept.take(rows.astype(np.int64))["paper_id"] for rows in (some, last[of_record[some]]))
-        if not pc.all(pc.equal(here, there)).as_py():
-            raise DumpError(same_key(here.filter(pc.not_equal(here, there))[0].as_py()))
+    file.write(edges)
 
 
 def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
@@ -182,21 +170,31 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
 
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
-    """Where the id of each unrecorded paper is to be found: its name's row, or its key; and that no two ids share a key."""
+    """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
     ids.key, checks = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32)
     slots, numbers = table.contents()
     ids.key[numbers] = slots
-    for batch in ids.kept:
-        keys, of_batch = keys_of(batch["paper_id"])
-        checks[table.find(keys)] = of_batch
+    row = 0
+    for shard in shards:
+        for keys, of_piece in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "checks.u32", np.uint32), strict=True):
+            if len(differing := _differing(checks, table.find(keys), of_piece)):
+                raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))
+            row += len(keys)
     row = 0
     for batch in ids.names:
-        numbers, of_batch = table.find(batch["key"].to_numpy()), batch["check"].to_numpy()
-        known = numbers >= 0
-        new = known & (checks[numbers] == 0)
-        checks[numbers[new]] = of_batch[new]
-        if len(differing := np.flatnonzero(known & (checks[numbers] != of_batch))):
-            raise DumpError(same_key(batch["id"][differing[0]].as_py()))
-        unrecorded = known & (ids.state[numbers] == UNRECORDED)
-        ids.place[numbers[unrecorded]] = row + np.flatnonzero(unrecorded)
+        numbers = table.find(batch["key"].to_numpy())
+        if len(differing := _differing(checks, numbers, batch["check"].to_numpy())):
+            raise DumpError(same_key(f"The id {batch['id'][int(differing[0])].as_py()!r}"))
+        unrecorded = np.flatnonzero(numbers >= 0)
+        unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
+        ids.place[numbers[unrecorded]] = row + unrecorded
         row += batch.num_rows
+
+
+def _differing(checks: np.ndarray, numbers: np.ndarray, of_these: np.ndarray) -> np.ndarray:
+    """Note the checks of some papers (-1 is none); returns the places of those that differ from an earlier one."""
+    known = np.flatnonzero(numbers >= 0)
+    numbers, of_these = numbers[known], of_these[known]
+    new = checks[numbers] == 0
+    checks[numbers[new]] = of_these[new]
+    return known[checks[numbers] != of_these]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
+BATCH_BYTES = 1 << 28  # bytes of JSON lines a batch: long lines make smaller batches
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
@@ -60,9 +61,9 @@ class Report:
         self.read[kind] += records
         self.read["records"] += records
 
-    def drop(self, kind: str, reason: str, place: str) -> None:
-        """Count one dropped record of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
-        self.dropped[kind][reason] += 1
+    def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
+        """Count dropped records of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
+        self.dropped[kind][reason] += records
         self.first.setdefault(reason, place)
 
     def lacks(self, reason: str, place: str) -> None:
@@ -101,7 +102,8 @@ def year(value, report: Report, place: str) -> int | None:
     if value in (None, ""):
         report.lacks("no year", place)
         return None
-    match = YEAR.fullmatch(str(value)[:64])
+    value = str(value) if type(value) is float else value
+    match = YEAR.fullmatch(value) if isinstance(value, str) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
     report.lacks("impossible year", place)
@@ -125,7 +127,7 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             report.count(kind)
             report.drop(kind, "malformed", f"{file.name}, line {number}")
 
-    numbers, columns = [], [[] for _ in reader.SCHEMA]
+    numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
     for first, count, block in blocks:
         try:  # nearly always: a record a line
             rows = [reader.row(record) for record in decoder.decode_lines(block)]
@@ -138,11 +140,12 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
             rows, found = [row for row, _ in kept], [i for _, i in kept]
         numbers.extend(found)
+        size += len(block or b"")
         for column, values in zip(columns, zip(*rows, strict=True), strict=False):
             column.extend(values)
-        if len(numbers) >= BATCH_RECORDS:
+        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
             yield _batch(columns, numbers, file, reader.SCHEMA, report)
-            numbers, columns = [], [[] for _ in reader.SCHEMA]
+            numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
     yield _batch(columns, numbers, file, reader.SCHEMA, report)
 
 
@@ -155,7 +158,8 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
         def place(i):
             return f"{file.name}, line {numbers[i]}"
 
-        arrays["year"] = _years(columns["year"], report, place)
+        years = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(columns["year"])]
+        arrays["year"] = pa.array(years, pa.int32())
         for i in np.flatnonzero(arrays["title"].is_null()):
             report.lacks("no title", place(i))
     batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
@@ -165,16 +169,6 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
             report.drop("papers", "malformed", place(i))
         batch = batch.filter(batch["paper_id"].is_valid())
     return batch
-
-
-def _years(values, report: Report, place) -> pa.Array:
-    try:
-        years = np.array(values, np.int32)  # nearly always whole numbers
-        wrong = np.flatnonzero((years < FIRST_YEAR) | (years > LAST_YEAR))
-    except (TypeError, ValueError, OverflowError):
-        years, wrong = None, range(len(values))
-    wrong = {i: year(values[i], report, place(i)) for i in wrong}
-    return pa.array(years if not wrong else [wrong.get(i, value) for i, value in enumerate(values)], pa.int32())
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,8 +2,9 @@
 
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
-keys and whether they are inside (`records.u64`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a table of ids
-`other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`, its counts.
+keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`,
+its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -13,11 +14,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +31,18 @@ from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
-from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
+from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
-from helpers.errors import ArtefactError, UserError
+from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 1  # of what a shard holds: another one is read again
+VERSION = 2  # of what a shard holds: another one is read again
 RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
 KEPT = pa.schema(
     [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
 )
 NAMES = pa.schema([("key", pa.uint64()), ("check", pa.uint32()), ("id", pa.string())])
-READING_SETTINGS = ("subset", "field", "first_year", "last_year", "keep_unrecorded")
+READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
@@ -58,6 +61,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
+    _tell_strangers([file for file in files if not isinstance(file, Shard)])
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
@@ -79,6 +83,20 @@ def _has_citations(file) -> bool:
     return file.source.startswith("s2:citations") if isinstance(file, Shard) else dumps.reader_of(file).SCHEMA is CITATIONS
 
 
+def _tell_strangers(files: list[dumps.DumpFile]) -> None:
+    """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
+    groups = {}
+    for file in files:
+        reader = dumps.reader_of(file)  # a format that nobody knows is told here, before hours of reading
+        formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+        formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+    for formats in groups.values():
+        if len(formats) > 1:
+            print(
+                "Files of one series have different formats, all are read:", ", ".join(f"{name} {kind}" for kind, name in formats.items())
+            )
+
+
 def _name(place: int, file, settings: dict) -> str:
     facts = [VERSION, str(file), settings]
     if not isinstance(file, Shard):
@@ -90,6 +108,7 @@ def _name(place: int, file, settings: dict) -> str:
 def _save_known(folder: Path, shards: list[Path]) -> Path:
     """The keys of the records inside the subset, as a table for all workers."""
     table = KeyTable()
+    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
@@ -135,10 +154,15 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
         except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
             pool.shutdown(cancel_futures=True)
             raise
-        except BaseException:
+        except BaseException as error:
             for process in list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise ArtefactError(
+                    "A process that read the dump was killed, most likely for want of memory; run this again: it goes on after the files "
+                    "that were read whole."
+                ) from error
             raise
 
 
@@ -178,7 +202,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
 def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
     report = Report()
     with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
-        columns = _Columns(folder, stack, settings["keep_unrecorded"], known)
+        columns = _Columns(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
                 columns.add_citations(batch, report)
@@ -206,15 +230,15 @@ def _without_garbage_collection():
 class _Columns:
     """The open files of one shard."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, named: bool, known: Path | None):
-        self.folder, self.stack, self.named, self.files = folder, stack, named, {}
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
+        self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self.files[name].write(np.ascontiguousarray(values))
 
     def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self.files:
@@ -224,7 +248,7 @@ class _Columns:
     def keys(self, ids: pa.Array) -> np.ndarray:
         """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
         keys, checks = keys_of(ids)
-        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE)) if self.named else ()
+        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             before = self.seen.count
             numbers = self.seen.add(keys[hashed])
@@ -234,9 +258,10 @@ class _Columns:
                 self.checks = np.concatenate([self.checks, np.empty(self.seen.count + len(self.checks), np.uint32)])
             self.checks[before : self.seen.count] = checks[new]
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
-                raise ArtefactError(same_key(ids[hashed[differing[0]]].as_py()))
+                raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
+                names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))  # as their keys are made
                 self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
@@ -257,7 +282,9 @@ class _Columns:
             self.write(f"{name}s.u64", keys_of(batch[name])[0])
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
-        self.write("records.u64", keys_of(batch["paper_id"])[0])
+        keys, checks = keys_of(batch["paper_id"])
+        self.write("records.u64", keys)
+        self.write("checks.u32", checks)
         self.write("inside.u8", inside.astype(np.uint8))
         listed = sum(len(column.values) for column in (batch["references"], batch["cited_by"]))
         report.read["citations"] += listed
@@ -280,9 +307,9 @@ class _Columns:
         self.write_batch("papers.arrow", batch.select(RECORD_COLUMNS))
 
 
-def same_key(paper_id: str) -> str:
+def same_key(which: str) -> str:
     """What to say of an id that has the same 64-bit key as another one: never seen, but not impossible."""
-    return f"The id {paper_id!r} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
+    return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
 def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
