@@ -33,7 +33,7 @@ JSON_FORMATS = (s2_open_corpus, openalex)
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 18  # bytes read at a time
-MOST_LINE = 1 << 26  # bytes of the longest line that may be a record
+MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
 DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
-BATCH_BYTES = 1 << 28  # bytes of JSON lines a batch: long lines make smaller batches
+BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)

@@ -65,13 +65,15 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    if finished := sum((shard / MANIFEST).exists() for shard in shards):
+        print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
         todo = [
             (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
         ]
         if todo:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
-            _read_all(todo, settings, known, f"{len(files)} files" if len(files) > 1 else "")
+            _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
@@ -116,10 +118,8 @@ def _save_known(folder: Path, shards: list[Path]) -> Path:
     return folder / "known"
 
 
-def _read_all(todo: list, settings: dict, known: Path | None, of: str) -> None:
+def _read_all(todo: list, settings: dict, known: Path | None) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
-    if of:
-        print(f"{len(todo)} of {of} to read")
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
         if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
             _read_in_processes(todo, settings, known, bar)
