@@ -1,0 +1,159 @@
+"""Training pairs as parquet shards, shuffled over all of them: writing them from any pair source, and reading them as one."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers.artefacts import new_folder, read_manifest, write_manifest
+from helpers.config import Config
+from helpers.errors import ArtefactError
+from helpers.memory import preflight
+from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource
+from helpers.pairs.walks import WalkPairs, draw_below
+from helpers.progress import progress
+
+MADE_BY = "helpers.pairs.shards.write_shards"
+SHARD_PAIRS, GROUP_PAIRS = 50_000_000, 1 << 20
+BUCKET_PAIRS, MOST_BUCKETS = 1 << 23, 500  # 64 MB each, until there would be more than that many files
+SCHEMA = pa.schema([("target", pa.int32()), ("context", pa.int32())])
+STORED = dict(compression="lz4", use_dictionary=False, column_encoding="BYTE_STREAM_SPLIT", write_statistics=False)  # 6 bytes a pair
+
+
+@numba.njit(nogil=True, cache=True)
+def _scatter(targets, contexts, key, ends, out):
+    """Lay the pairs out in `out` int64, bucket after bucket, each pair in a random one; ends int64 (buckets,): where each bucket ends."""
+    ends[:] = 0
+    for i in range(len(targets)):
+        ends[draw_below(len(ends), key, i)] += 1
+    place = np.cumsum(ends) - ends
+    for i in range(len(targets)):
+        bucket = draw_below(len(ends), key, i)
+        out[place[bucket]] = np.int64(targets[i]) << 32 | np.int64(contexts[i])
+        place[bucket] += 1
+    ends[:] = place
+
+
+def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
+    """Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are."""
+    targets, contexts = (np.empty(source.most_pairs, np.int32) for _ in range(2))
+    pairs, ends, total = np.empty(source.most_pairs, np.int64), np.empty(len(paths), np.int64), 0
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for block in range(source.blocks):
+            size = source.fill(epoch, block, targets, contexts)
+            key = source.generator(epoch, block, BUCKETS).integers(0, 2**64, dtype=np.uint64)
+            _scatter(targets[:size], contexts[:size], key, ends, pairs)
+            for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):
+                file.write(pairs[first:last])
+            total += size
+            done(size)
+    return total
+
+
+def _shuffled(source: PairSource, epoch: int, paths: list[Path]) -> Iterator[np.ndarray]:
+    """The pairs of each bucket in random order, its file deleted: with those before them, every order of all pairs is as likely."""
+    for bucket, path in enumerate(paths):
+        pairs = np.fromfile(path, np.int64)
+        path.unlink()
+        source.generator(epoch, bucket, SHUFFLE).shuffle(pairs)
+        yield pairs
+
+
+def _cut(arrays: Iterator[np.ndarray], sizes: Iterable[int]) -> Iterator[np.ndarray]:
+    """The arrays, one after the other, cut to these sizes."""
+    rest = np.empty(0, np.int64)
+    for size in sizes:
+        while len(rest) < size:
+            rest = np.concatenate([rest, next(arrays)])
+        yield rest[:size]
+        rest = rest[size:]
+
+
+def write_shards(
+    source: PairSource, folder: str | Path, made_of: dict, epoch: int = 0, shard_pairs: int = SHARD_PAIRS, group_pairs: int = GROUP_PAIRS
+) -> dict:
+    """Write an epoch of a source, shuffled over all of it, as shards of exactly shard_pairs pairs (the last may hold fewer).
+
+    `folder` then holds shard-00000.parquet, ... (columns target and context, int32; row groups of group_pairs) and manifest.json, which is
+    returned. made_of: the fingerprint of the pairs that the source was made of. Takes 8 bytes of disk a pair and about 0.3 GB of memory.
+    Raises ConfigError where the disk is too small, ArtefactError where it cannot be written or there are no pairs.
+    """
+    folder = Path(folder)
+    buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
+    ram, advice = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs), "free some, or choose another machine or folder"
+    preflight(folder, ram=ram, disk=9 * source.pairs, seconds=source.pairs / 2e7, advice=advice)
+    with new_folder(folder) as new, progress(title="Shuffling into shards", unit=" pairs", total=2 * source.pairs) as bar:
+        paths = [new / f"bucket-{bucket}" for bucket in range(buckets)]
+        pairs = _into_buckets(source, epoch, paths, bar.update)
+        if not pairs:
+            raise ArtefactError(f"{folder} was not written: there are no pairs to write.")
+        shards = [min(shard_pairs, pairs - first) for first in range(0, pairs, shard_pairs)]
+        groups = [[min(group_pairs, size - first) for first in range(0, size, group_pairs)] for size in shards]
+        shuffled = _cut(_shuffled(source, epoch, paths), (size for sizes in groups for size in sizes))
+        for shard, sizes in enumerate(groups):
+            with pq.ParquetWriter(new / f"shard-{shard:05d}.parquet", SCHEMA, **STORED) as writer:
+                for size in sizes:
+                    both = next(shuffled)
+                    columns = [(both >> 32).astype(np.int32), (both & 0xFFFFFFFF).astype(np.int32)]
+                    writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=size)
+                    bar.update(size)
+        for path in paths:  # those after the last pair, which are empty
+            path.unlink(missing_ok=True)
+        facts = {"papers": source.papers, "pairs": pairs, "shard_pairs": shard_pairs, "seed": source.seed, "epoch": epoch}
+        write_manifest(new, **facts, source=source.settings, made_of=made_of)
+    return read_manifest(folder, MADE_BY)
+
+
+class ShardPairs(PairSource):
+    """Shards as a pair source: a block is a row group, shuffled; shards in a seeded order each epoch, so are the row groups of each."""
+
+    def __init__(self, folder: str | Path, papers: int, seed: int, made_of: dict):
+        """papers: N; made_of: the fingerprint of these pairs. Raises ArtefactError for damaged or missing shards, or another corpus's."""
+        self.folder, self.papers, self.seed = Path(folder), papers, seed
+        manifest = read_manifest(folder, MADE_BY, verify=True)
+        if manifest.get("papers") != papers or manifest.get("made_of") != made_of:
+            raise ArtefactError(f"{folder} holds pairs of another corpus or split; run {MADE_BY} again.")
+        self.settings, self.pairs = manifest["source"], manifest["pairs"]
+        self.files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+        self._shards = [(name, [size.num_rows for size in self._row_groups(name)]) for name in sorted(self.files)]
+        sizes = [size for _, sizes in self._shards for size in sizes]
+        self.blocks, self.most_pairs = len(sizes), max(sizes)
+
+    def _row_groups(self, name: str) -> list:
+        metadata = pq.read_metadata(self.folder / name)
+        return [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+
+    def _fill_block(self, epoch, block, targets, contexts):
+        orders = self.generator(epoch, purpose=ORDER)
+        blocks = [
+            (shard, group) for shard in orders.permutation(len(self._shards)) for group in orders.permutation(len(self._shards[shard][1]))
+        ]
+        (name, sizes), group = self._shards[blocks[block][0]], int(blocks[block][1])
+        if sizes[group] > len(targets):
+            return -1
+        order = self.generator(epoch, block, PAIRS).permutation(sizes[group])
+        try:
+            columns = pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)
+        except (OSError, pa.ArrowException) as error:
+            raise ArtefactError(f"{self.folder / name} was there, but can no longer be read ({error}).") from None
+        for column, out in zip(columns, (targets, contexts), strict=True):
+            ids = column.to_numpy()
+            if not 0 <= ids.min() <= ids.max() < self.papers:
+                raise ArtefactError(f"{self.folder / name} names papers that are not among the {self.papers:,}; run {MADE_BY} again.")
+            np.take(ids, order, out=out[: len(ids)])
+        return sizes[group]
+
+
+def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
+    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/shards/` that were made of it."""
+    if config.pairs_from == "walks":
+        walks = config.walk_length, config.window, config.walks_per_paper
+        return WalkPairs(indptr, contexts, config.seed, config.block_pairs, *walks)
+    if config.pairs_from == "shards":
+        return ShardPairs(config.folder("shards"), len(indptr) - 1, config.seed, made_of)
+    return PairBlocks(indptr, contexts, config.seed, config.block_pairs)
