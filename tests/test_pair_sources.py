@@ -66,9 +66,6 @@ def test_pairs_go_to_the_front_of_the_callers_buffers_and_no_further(tmp_path):
                 source.fill(1, block, short[0][: filled - 1], short[1][: filled - 1])
             assert all((buffer[filled - 1 :] == -7).all() for buffer in short)
         assert total == source.pairs
-        for wrong in ((np.empty(9999, np.int64), np.empty(9999, np.int32), 0), (*np.empty((2, 9999), np.int32), source.blocks)):
-            with pytest.raises(ValueError, match="int32 buffers and a block below"):
-                source.fill(0, wrong[2], *wrong[:2])
 
 
 def test_a_block_depends_on_seed_epoch_and_block_alone(tmp_path):
@@ -210,7 +207,7 @@ def test_every_order_of_the_pairs_is_as_likely(tmp_path, monkeypatch):
         source = PairBlocks(indptr, contexts, seed, 4)
         paths = [tmp_path / "0", tmp_path / "1"]
         shards._into_buckets(source, 0, paths, lambda size: None)
-        order = tuple(np.concatenate(list(shards._shuffled(source, 0, paths))) >> 32)
+        order = tuple(np.concatenate(list(shards._shuffled(source, 0, paths, [1, 3]))) >> 32)
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24 and sum((count - 100) ** 2 / 100 for count in counts.values()) < 50
 
@@ -264,10 +261,6 @@ def test_shards_of_another_corpus_damaged_or_missing_ones_are_refused(tmp_path, 
             damaged(change)
     with pytest.raises(ArtefactError, match=r"manifest.json is damaged; run .*write_shards again"):
         damaged(lambda path, _: (path.parent / "manifest.json").write_text("{"))
-    source = damaged(lambda *_: None)
-    (tmp_path / "copy" / "shard-00000.parquet").unlink()
-    with pytest.raises(ArtefactError, match=r"shard-00000.parquet was there, but can no longer be read"):
-        epoch_of(source)
 
 
 def test_ids_that_are_no_papers_are_refused(tmp_path, walks):

@@ -26,8 +26,8 @@ def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
 class PairSource:
     """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
 
-    Attributes: papers (N), seed, pairs (P, of an epoch; the most where walks may end early), blocks (of an epoch), most_pairs (of a
-    block), settings (what pairs these are), files (name -> sha256 of what it reads beside `out/pairs/`). A source fills in `_fill_block`.
+    A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
+    are), files (sha256 by name of what it reads beside `out/pairs/`) and `_fill_block`, which returns -1 where a block does not fit.
     """
 
     files: dict[str, str] = {}  # noqa: RUF012
@@ -37,15 +37,9 @@ class PairSource:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write one block's pairs to the front of the caller's buffers, int32, and return how many they are.
-
-        Raises ValueError where the buffers are not int32 or too short; most_pairs is always enough.
-        """
-        if targets.dtype != np.int32 or contexts.dtype != np.int32 or not 0 <= block < self.blocks:
-            raise ValueError(f"int32 buffers and a block below {self.blocks} are expected, not {targets.dtype}, {contexts.dtype}, {block}")
+        """Write a block's pairs to the front of the caller's buffers, int32; returns how many. ValueError where they are too short."""
         size = min(len(targets), len(contexts))
-        filled = self._fill_block(epoch, block, targets[:size], contexts[:size])
-        if filled < 0:
+        if (filled := self._fill_block(epoch, block, targets[:size], contexts[:size])) < 0:
             raise ValueError(f"buffers of {size:,} pairs are too short for a block; {self.most_pairs:,} are always enough")
         return filled
 
@@ -71,22 +65,20 @@ class PairSource:
 @numba.njit(nogil=True, cache=True)
 def _fill(order, indptr, contexts, out_targets, out_contexts):
     """(pairs written or -1 where they do not fit, a sum that keeps the early reads): the rows of the targets `order`, none empty."""
-    firsts, counts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
+    firsts, lasts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
     place, touched = 0, 0
     for group in range(0, len(order), TOGETHER):
         size = min(TOGETHER, len(order) - group)
         for i in range(size):
-            t = order[group + i]
-            firsts[i], counts[i] = indptr[t], indptr[t + 1] - indptr[t]
+            firsts[i], lasts[i] = indptr[order[group + i]], indptr[order[group + i] + 1]
         for i in range(size):
             touched += contexts[firsts[i]]
         for i in range(size):
-            t, first, count = order[group + i], firsts[i], counts[i]
-            if place + count > len(out_targets):
+            if place + lasts[i] - firsts[i] > len(out_targets):
                 return -1, touched
-            for p in range(count):
-                out_targets[place + p], out_contexts[place + p] = t, contexts[first + p]
-            place += count
+            for p in range(firsts[i], lasts[i]):
+                out_targets[place], out_contexts[place] = order[group + i], contexts[p]
+                place += 1
     return place, touched
 
 
@@ -115,8 +107,8 @@ class PairBlocks(PairSource):
         self._arrange(epoch)
         return self._order[self._bounds[block] : self._bounds[block + 1]]
 
-    def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on, as PairSource has it: this CSR itself."""
+    def by_target(self, epoch: int, block: int) -> tuple[None, np.ndarray, np.ndarray, np.ndarray]:
+        """One block to train on: runs of this CSR itself."""
         return None, self.targets(epoch, block), self.indptr, self.contexts
 
     def _fill_block(self, epoch, block, targets, contexts):

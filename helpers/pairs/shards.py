@@ -1,6 +1,7 @@
 """Training pairs as parquet shards, shuffled over all of them: writing them from any pair source, and reading them as one."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def _scatter(targets, contexts, key, ends, out):
 
 def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
     """Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are."""
-    targets, contexts = (np.empty(source.most_pairs, np.int32) for _ in range(2))
+    targets, contexts = np.empty((2, source.most_pairs), np.int32)
     pairs, ends, total = np.empty(source.most_pairs, np.int64), np.empty(len(paths), np.int64), 0
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
@@ -55,23 +56,23 @@ def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> in
     return total
 
 
-def _shuffled(source: PairSource, epoch: int, paths: list[Path]) -> Iterator[np.ndarray]:
-    """The pairs of each bucket in random order, its file deleted: with those before them, every order of all pairs is as likely."""
-    for bucket, path in enumerate(paths):
-        pairs = np.fromfile(path, np.int64)
-        path.unlink()
-        source.generator(epoch, bucket, SHUFFLE).shuffle(pairs)
-        yield pairs
-
-
-def _cut(arrays: Iterator[np.ndarray], sizes: Iterable[int]) -> Iterator[np.ndarray]:
-    """The arrays, one after the other, cut to these sizes."""
-    rest = np.empty(0, np.int64)
+def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable[int]) -> Iterator[np.ndarray]:
+    """The pairs of bucket after bucket, each in random order (so is the whole: all orders are as likely), cut to these sizes."""
+    rest, buckets = np.empty(0, np.int64), enumerate(paths)
     for size in sizes:
         while len(rest) < size:
-            rest = np.concatenate([rest, next(arrays)])
+            bucket, path = next(buckets)
+            pairs = np.fromfile(path, np.int64)
+            path.unlink()
+            source.generator(epoch, bucket, SHUFFLE).shuffle(pairs)
+            rest = np.concatenate([rest, pairs])
         yield rest[:size]
         rest = rest[size:]
+
+
+def _cut(total: int, size: int) -> list[int]:
+    """The sizes of parts of `size` each, but for the last."""
+    return [min(size, total - first) for first in range(0, total, size)]
 
 
 def write_shards(
@@ -81,29 +82,25 @@ def write_shards(
 
     `folder` then holds shard-00000.parquet, ... (columns target and context, int32; row groups of group_pairs) and manifest.json, which is
     returned. made_of: the fingerprint of the pairs that the source was made of. Takes 8 bytes of disk a pair and about 0.3 GB of memory.
-    Raises ConfigError where the disk is too small, ArtefactError where it cannot be written or there are no pairs.
+    Raises ConfigError where memory or disk is too small, ArtefactError where they cannot be written or there are no pairs.
     """
-    folder = Path(folder)
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
     ram, advice = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs), "free some, or choose another machine or folder"
-    preflight(folder, ram=ram, disk=9 * source.pairs, seconds=source.pairs / 2e7, advice=advice)
+    preflight(Path(folder), ram=ram, disk=9 * source.pairs, seconds=source.pairs / 2e7, advice=advice)
     with new_folder(folder) as new, progress(title="Shuffling into shards", unit=" pairs", total=2 * source.pairs) as bar:
-        paths = [new / f"bucket-{bucket}" for bucket in range(buckets)]
-        pairs = _into_buckets(source, epoch, paths, bar.update)
-        if not pairs:
-            raise ArtefactError(f"{folder} was not written: there are no pairs to write.")
-        shards = [min(shard_pairs, pairs - first) for first in range(0, pairs, shard_pairs)]
-        groups = [[min(group_pairs, size - first) for first in range(0, size, group_pairs)] for size in shards]
-        shuffled = _cut(_shuffled(source, epoch, paths), (size for sizes in groups for size in sizes))
-        for shard, sizes in enumerate(groups):
-            with pq.ParquetWriter(new / f"shard-{shard:05d}.parquet", SCHEMA, **STORED) as writer:
-                for size in sizes:
-                    both = next(shuffled)
-                    columns = [(both >> 32).astype(np.int32), (both & 0xFFFFFFFF).astype(np.int32)]
-                    writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=size)
-                    bar.update(size)
-        for path in paths:  # those after the last pair, which are empty
-            path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=new) as of_buckets:
+            paths = [Path(of_buckets) / str(bucket) for bucket in range(buckets)]
+            if not (pairs := _into_buckets(source, epoch, paths, bar.update)):
+                raise ArtefactError(f"{folder} was not written: there are no pairs to write.")
+            groups = [_cut(size, group_pairs) for size in _cut(pairs, shard_pairs)]  # of each shard
+            shuffled = _shuffled(source, epoch, paths, (size for sizes in groups for size in sizes))
+            for shard, sizes in enumerate(groups):
+                with pq.ParquetWriter(new / f"shard-{shard:05d}.parquet", SCHEMA, **STORED) as writer:
+                    for size in sizes:
+                        both = next(shuffled)
+                        columns = [(both >> 32).astype(np.int32), (both & 0xFFFFFFFF).astype(np.int32)]
+                        writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=size)
+                        bar.update(size)
         facts = {"papers": source.papers, "pairs": pairs, "shard_pairs": shard_pairs, "seed": source.seed, "epoch": epoch}
         write_manifest(new, **facts, source=source.settings, made_of=made_of)
     return read_manifest(folder, MADE_BY)
@@ -120,33 +117,25 @@ class ShardPairs(PairSource):
             raise ArtefactError(f"{folder} holds pairs of another corpus or split; run {MADE_BY} again.")
         self.settings, self.pairs = manifest["source"], manifest["pairs"]
         self.files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
-        self._shards = [(name, [size.num_rows for size in self._row_groups(name)]) for name in sorted(self.files)]
-        sizes = [size for _, sizes in self._shards for size in sizes]
+        shards = [(name, pq.read_metadata(self.folder / name)) for name in sorted(self.files)]
+        self._groups = [[(name, i, data.row_group(i).num_rows) for i in range(data.num_row_groups)] for name, data in shards]
+        sizes = [size for groups in self._groups for _, _, size in groups]
         self.blocks, self.most_pairs = len(sizes), max(sizes)
-
-    def _row_groups(self, name: str) -> list:
-        metadata = pq.read_metadata(self.folder / name)
-        return [metadata.row_group(group) for group in range(metadata.num_row_groups)]
 
     def _fill_block(self, epoch, block, targets, contexts):
         orders = self.generator(epoch, purpose=ORDER)
-        blocks = [
-            (shard, group) for shard in orders.permutation(len(self._shards)) for group in orders.permutation(len(self._shards[shard][1]))
-        ]
-        (name, sizes), group = self._shards[blocks[block][0]], int(blocks[block][1])
-        if sizes[group] > len(targets):
+        shards = [self._groups[shard] for shard in orders.permutation(len(self._groups))]
+        name, group, size = [groups[place] for groups in shards for place in orders.permutation(len(groups))][block]
+        if size > len(targets):
             return -1
-        order = self.generator(epoch, block, PAIRS).permutation(sizes[group])
-        try:
-            columns = pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)
-        except (OSError, pa.ArrowException) as error:
-            raise ArtefactError(f"{self.folder / name} was there, but can no longer be read ({error}).") from None
+        order = self.generator(epoch, block, PAIRS).permutation(size)
+        columns = pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)
         for column, out in zip(columns, (targets, contexts), strict=True):
             ids = column.to_numpy()
             if not 0 <= ids.min() <= ids.max() < self.papers:
                 raise ArtefactError(f"{self.folder / name} names papers that are not among the {self.papers:,}; run {MADE_BY} again.")
-            np.take(ids, order, out=out[: len(ids)])
-        return sizes[group]
+            np.take(ids, order, out=out[:size])
+        return size
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
