@@ -23,6 +23,11 @@ def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
         )
 
 
+def split(pairs: np.ndarray) -> list[np.ndarray]:
+    """[targets, contexts], int32 (B,) each, of pairs packed as int64 (B,): the target in the upper half."""
+    return [(pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)]
+
+
 class PairSource:
     """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
 
@@ -35,6 +40,10 @@ class PairSource:
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
+
+    def key(self, epoch: int, block: int, purpose: int) -> np.uint64:
+        """The same for a kernel: what `draw_below` of walks.py counts from."""
+        return self.generator(epoch, block, purpose).integers(0, 2**64, dtype=np.uint64)
 
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
         """Write a block's pairs to the front of the caller's buffers, int32; returns how many. ValueError where they are too short."""
@@ -55,8 +64,7 @@ class PairSource:
         Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
         """
         targets, contexts = self.block(epoch, block)
-        pairs = np.sort(targets.astype(np.int64) << 32 | contexts)
-        targets, contexts = (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)
+        targets, contexts = split(np.sort(targets.astype(np.int64) << 32 | contexts))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
         order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
         return targets[firsts], order, np.append(firsts, len(targets)), contexts

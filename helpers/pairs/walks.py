@@ -15,7 +15,8 @@ def draw_below(bound, key, place):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
-    return np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
+    lower = ((z & np.uint64(0xFFFFFFFF)) * np.uint64(bound)) >> np.uint64(32)  # z * bound / 2**64, in two halves
+    return np.int64(((z >> np.uint64(32)) * np.uint64(bound) + lower) >> np.uint64(32))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,5 +76,5 @@ class WalkPairs(PairSource):
         if (last - first) * self.walk_pairs > len(targets):
             return -1
         starts = np.take(self._order, np.arange(first, last), mode="wrap")
-        key = self.generator(epoch, block, PAIRS).integers(0, 2**64, dtype=np.uint64)
+        key = self.key(epoch, block, PAIRS)
         return _walk(starts, self.indptr, self.contexts, self.length, self.window, key, targets, contexts)
