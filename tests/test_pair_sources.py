@@ -314,7 +314,7 @@ def settings(**changes):
 def test_the_kernel_engine_trains_a_block_as_the_plain_model(pairs_from, optimizer, tmp_path, monkeypatch):
     indptr, contexts, table = graph()
     c = settings(pairs_from=pairs_from, optimizer=optimizer, out=str(tmp_path))
-    write_shards(pair_source(settings(pairs_from="walks"), indptr, contexts), tmp_path / "shards", MADE_OF)
+    write_shards(pair_source(settings(pairs_from="walks"), indptr, contexts), tmp_path / "pair_shards", MADE_OF)
     source, start = pair_source(c, indptr, contexts, MADE_OF), (rows(40, 24, 1), rows(40, 24, 2))
     seen, original = [], kernels.train_steps
 
@@ -341,7 +341,7 @@ def test_the_kernel_engine_trains_a_block_as_the_plain_model(pairs_from, optimiz
 
 @pytest.fixture
 def run(config, dump, community_edges):
-    """(config, pairs) of the planted communities, ready to train; their walks in `out/shards/`."""
+    """(config, pairs) of the planted communities, ready to train; their walks in `out/pair_shards/`."""
     edges = dump("edges.csv", "citing,cited", *(",".join(edge) for edge in community_edges))
 
     def make(**changes):

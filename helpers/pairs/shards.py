@@ -144,7 +144,7 @@ class ShardPairs(PairSource):
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
-    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` that were made of it."""
+    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` made of it."""
     if config.pairs_from == "walks":
         walks = config.walk_length, config.window, config.walks_per_paper
         return WalkPairs(indptr, contexts, config.seed, config.block_pairs, *walks)
