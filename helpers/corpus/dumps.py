@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import pyarrow as pa
 
-from helpers.corpus import openalex, s2_open_corpus, tables
+from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
 from helpers.errors import DumpError
 
@@ -22,8 +22,8 @@ try:
 except ImportError:
     from gzip import GzipFile
 
-JSON_FORMATS = (s2_open_corpus, openalex)
-ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
+JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
+ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 22  # bytes read at a time
 MOST_LINE = 1 << 26  # bytes of the longest line that may be a record
@@ -63,7 +63,7 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
             raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
         if not found:
             raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .gz or .zip); give another path."
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
             )
         for path in found:
             files += _members(path) if path.suffix.lower() == ".zip" else [DumpFile(path)]
@@ -72,7 +72,10 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
 
 def _members(path: Path) -> list[DumpFile]:
     with _sentences(path), zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        members = [info for info in archive.infolist() if not info.is_dir()]
+    if any(info.flag_bits & 1 for info in members):
+        raise DumpError(f"{path} is encrypted; unpack it with its password and give the folder.")
+    names = [info.filename for info in members]
     if climbing := [name for name in names if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts]:
         raise DumpError(f"{path} holds a file whose path climbs out of the archive ({climbing[0]!r}); get the dump from its source again.")
     if not (found := sorted(name for name in names if ENDINGS.search(PurePosixPath(name).name))):
@@ -131,13 +134,23 @@ def reader_of(file: DumpFile):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as stream:
             first = stream.readline(1 << 24)
+            head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
         if first[:4] == b"PAR1":
             return tables.Parquet(file)
-        if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
-            return _json_format(file)
-        return tables.Csv(file, first.decode("utf-8-sig", errors="replace").splitlines()[0])
+        if first[:4] == ancestor.MAGIC:
+            return ancestor.Ancestor(file)
+        if file.path.suffix.lower() in ancestor.PICKLES:
+            raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
+        try:
+            if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
+                return _json_format(file)
+            return tables.Csv(file, first.decode("utf-8-sig", errors="replace").splitlines()[0])
+        except DumpError:
+            if aminer.UNREAD.search(head):
+                raise DumpError(f"{file} {aminer.ONLY}") from None
+            raise
 
 
 def _json_format(file: DumpFile):
@@ -152,7 +165,7 @@ def _json_format(file: DumpFile):
                         return reader
     raise DumpError(
         f"{file}: none of the first {FIRST_LINES} lines is a record of a known format "
-        "(S2 Open Research Corpus, OpenAlex works); see the README's list of dumps."
+        "(S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP); see the README's list of dumps."
     )
 
 
@@ -164,7 +177,9 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """
     reader = reader_of(file)
     with _sentences(file), _opened(file, on_bytes) as stream:
-        if isinstance(reader, tables.Table):
+        if isinstance(reader, ancestor.Ancestor):
+            yield from reader.batches(on_bytes, report)
+        elif isinstance(reader, tables.Table):
             yield from reader.batches(stream, report)
         else:
             yield from json_batches(_lines(stream), file, reader, report)

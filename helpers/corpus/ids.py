@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
-from helpers.corpus.keys import KeyTable, ids_of, keys_of
+from helpers.corpus.keys import KEYS_AT_A_TIME, KeyTable, grown, ids_of, keys_of, pieces
+from helpers.corpus.other_ids import join_other_ids, mark_outside
 from helpers.corpus.shards import KEPT, same_key
 from helpers.errors import DumpError
 
-KEYS_AT_A_TIME = 1 << 21
 MOST_PAPERS = (1 << 31) - 1
 
 
@@ -56,6 +56,7 @@ class Ids:
         self.kept, self.names = Batches([shard / "papers.arrow" for shard in shards]), Batches([shard / "names.arrow" for shard in shards])
         self.records = self.kept.rows
         self.state, self.place, self.key = np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.renamed = np.empty(0, bool)  # of each paper: whether its record goes by another id of it
 
     def papers(self, some: np.ndarray) -> pa.Table:
         """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
@@ -69,14 +70,19 @@ class Ids:
                     pa.table({field.name: ids() if field.name == "paper_id" else pa.nulls(len(rows), field.type) for field in KEPT})
                 )
         back = np.argsort(np.concatenate([recorded, named, plain]))
-        return pa.concat_tables(parts).combine_chunks().take(pa.array(back))
+        papers = pa.concat_tables(parts).combine_chunks().take(pa.array(back))
+        if not (renamed := self.renamed[some]).any():
+            return papers
+        written = papers["paper_id"].combine_chunks()
+        own = pc.coalesce(ids_of(self.key[some[renamed]]), written.filter(pa.array(renamed)))
+        return papers.set_column(0, "paper_id", pc.replace_with_mask(written, pa.array(renamed), own))
 
 
 def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> Ids:
     """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED).
 
     What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
-    those of records that a later record of the same id replaces.
+    those of records that a later record of the same id replaces. Papers of which the shards tell another id are joined.
     """
     ids = Ids(shards)
     table = KeyTable(ids.records)
@@ -84,12 +90,12 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
     state, rows, of_record = np.empty(0, np.uint8), 0, []
     for shard in shards:
-        for keys, inside in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "inside.u8", np.uint8), strict=True):
+        for keys, inside in zip(pieces(shard / "records.u64", np.uint64), pieces(shard / "inside.u8", np.uint8), strict=True):
             numbers = table.add(keys[inside == 1])
             of_record.append(numbers)
             all_numbers = np.empty(len(keys), np.int32)
             all_numbers[inside == 1], all_numbers[inside == 0] = numbers, table.find(keys[inside == 0])
-            last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
+            last, state = grown(last, table.count, -1), grown(state, table.count, UNRECORDED)
             duplicates, rows = _place_records(all_numbers, inside, last, state, rows)
             papers["duplicate id"] += duplicates
             papers["outside the subset"] += int((all_numbers < 0).sum())
@@ -97,7 +103,8 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     of_record = np.concatenate([np.empty(0, np.int32), *of_record])
     _refuse_shared_keys(ids, of_record, last)
     is_last = last[of_record] == np.arange(len(of_record))
-    mapped = table.add if keep_unrecorded else table.find
+    joins = any((shard / "other_ids.u64").exists() for shard in shards)
+    mapped = table.add if keep_unrecorded or joins else table.find
     with open(edges, "wb") as file:
         first = 0
         for shard in shards:
@@ -109,32 +116,23 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
             first = own.stop
             for name, of_each, mirrored in zip(("references", "cited_by"), counts, (0, MIRRORED), strict=True):
                 here = np.repeat(np.where(is_last[own], of_record[own], -1), of_each)
-                for place, keys in enumerate(_pieces(shard / f"{name}.u64", np.uint64)):
+                for place, keys in enumerate(pieces(shard / f"{name}.u64", np.uint64)):
                     others, these = mapped(keys), here[place * KEYS_AT_A_TIME :][: len(keys)]
                     dropped["listed by an earlier record of a duplicate id"] += int((these < 0).sum())
                     _write_edges(file, *((others, these) if mirrored else (these, others)), mirrored, these >= 0, dropped)
-            for citing, cited in zip(_pieces(shard / "citing.u64", np.uint64), _pieces(shard / "cited.u64", np.uint64), strict=True):
+            for citing, cited in zip(pieces(shard / "citing.u64", np.uint64), pieces(shard / "cited.u64", np.uint64), strict=True):
                 _write_edges(file, mapped(citing), mapped(cited), 0, np.ones(len(citing), bool), dropped)
     if table.count > MOST_PAPERS:
         raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, last = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1)
+    ids.state, last = grown(state, table.count, UNRECORDED), grown(last, table.count, -1)
     ids.place = last.astype(np.int64)
     del last
-    _mark_outside(shards, table, ids.state)
-    _find_names(ids, table, shards)
+    mark_outside(shards, table, ids.state)
+    checks = _find_names(ids, table)
+    ids.renamed = np.zeros(table.count, bool)
+    if joins and table.count:
+        join_other_ids(ids, table, checks, shards, edges, keep_unrecorded, report)
     return ids
-
-
-def _pieces(path: Path, dtype) -> Iterator[np.ndarray]:
-    """The values of a file, KEYS_AT_A_TIME; nothing where there is no file."""
-    if path.exists():
-        with open(path, "rb") as file:
-            while len(values := np.fromfile(file, dtype, KEYS_AT_A_TIME)):
-                yield values
-
-
-def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
-    return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values
 
 
 @numba.njit(cache=True)
@@ -158,7 +156,7 @@ def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, val
         dropped["dangling"] += missing
     edges = np.empty((int((valid & known).sum()), 2), np.uint32)
     edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-    file.write(memoryview(edges).cast("B"))
+    file.write(edges)
 
 
 def _refuse_shared_keys(ids: Ids, of_record: np.ndarray, last: np.ndarray) -> None:
@@ -171,18 +169,11 @@ def _refuse_shared_keys(ids: Ids, of_record: np.ndarray, last: np.ndarray) -> No
             raise DumpError(same_key(here.filter(pc.not_equal(here, there))[0].as_py()))
 
 
-def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
-    """What only citations name, but has a record outside the subset, is outside too."""
-    for shard in shards:
-        for keys, inside in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "inside.u8", np.uint8), strict=True):
-            if not inside.all():
-                found = table.find(keys[inside == 0])
-                found = found[found >= 0]
-                state[found[state[found] == UNRECORDED]] = OUTSIDE
+def _find_names(ids: Ids, table: KeyTable) -> np.ndarray:
+    """Where the id of each unrecorded paper is to be found: its name's row, or its key; and that no two ids share a key.
 
-
-def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
-    """Where the id of each unrecorded paper is to be found: its name's row, or its key; and that no two ids share a key."""
+    Returns the checks of the ids, uint32 (n,), 0 where unknown.
+    """
     ids.key, checks = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32)
     slots, numbers = table.contents()
     ids.key[numbers] = slots
@@ -200,3 +191,4 @@ def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
         unrecorded = known & (ids.state[numbers] == UNRECORDED)
         ids.place[numbers[unrecorded]] = row + np.flatnonzero(unrecorded)
         row += batch.num_rows
+    return checks

@@ -5,6 +5,9 @@ read back from it. Of any other id (40 hexadecimal digits, names) the key is a h
 32-bit hash, the check, tells when two different ids share a key.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numba
 import numpy as np
 import pyarrow as pa
@@ -16,6 +19,7 @@ HASHED = np.uint64(1 << 63)
 LETTER = 56  # bit at which the letter of a key begins
 MOST_DIGITS = 15
 AHEAD = 24  # keys prefetched ahead
+KEYS_AT_A_TIME = 1 << 21
 FULLEST = 0.6  # share of the table's slots in use before it grows
 
 
@@ -153,3 +157,16 @@ class KeyTable:
         """(keys uint64 (count,), their numbers int32 (count,)), in no order."""
         used = self._slots != NONE
         return self._slots[used], self._numbers[used]
+
+
+def pieces(path: Path, dtype) -> Iterator[np.ndarray]:
+    """The values of a file, KEYS_AT_A_TIME; nothing where there is no file."""
+    if path.exists():
+        with open(path, "rb") as file:
+            while len(values := np.fromfile(file, dtype, KEYS_AT_A_TIME)):
+                yield values
+
+
+def grown(values: np.ndarray, size: int, filling) -> np.ndarray:
+    """The values, and `filling` up to `size` of them."""
+    return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values

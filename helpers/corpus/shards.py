@@ -3,7 +3,8 @@
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
 keys and whether they are inside (`records.u64`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a table of ids
-`other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`, its counts.
+`other_ids.u64`, `other_checks.u32`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and
+`report.json`, its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -31,7 +32,7 @@ from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
 from helpers.errors import ArtefactError
 from helpers.progress import progress
 
-VERSION = 1  # of what a shard holds: another one is read again
+VERSION = 2  # of what a shard holds: another one is read again
 RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
 KEPT = pa.schema(
     [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
@@ -155,7 +156,7 @@ class _Columns:
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self.files[name].write(np.ascontiguousarray(values))
 
     def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self.files:
@@ -187,8 +188,10 @@ class _Columns:
         self.write("cited.u64", cited[whole])
 
     def add_other_ids(self, batch: pa.RecordBatch) -> None:
-        for name in OTHER_IDS.names:
-            self.write(f"{name}s.u64", keys_of(batch[name])[0])
+        others, checks = keys_of(batch["other_id"])
+        self.write("other_ids.u64", others)
+        self.write("other_checks.u32", checks)
+        self.write("paper_ids.u64", keys_of(batch["paper_id"])[0])
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
         self.write("records.u64", keys_of(batch["paper_id"])[0])
