@@ -32,7 +32,7 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
@@ -46,6 +46,7 @@ READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
+S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
@@ -57,7 +58,9 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     """
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
-    late = [not config.keep_unrecorded and _has_citations(file) for file in files]
+    late = [not config.keep_unrecorded and _schema(file) is CITATIONS for file in files]
+    if any(_schema(file) is OTHER_IDS for file in files):  # which papers are kept is not known before these are applied
+        late = [False] * len(files)
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
@@ -80,9 +83,11 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     return shards, report
 
 
-def _has_citations(file) -> bool:
-    """Whether a file holds citations alone. A format that nobody knows is a DumpError here, before hours of reading."""
-    return file.source.startswith("s2:citations") if isinstance(file, Shard) else dumps.reader_of(file).SCHEMA is CITATIONS
+def _schema(file) -> pa.Schema:
+    """What a file holds. A format that nobody knows is a DumpError here, before hours of reading."""
+    if isinstance(file, Shard):
+        return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
+    return dumps.reader_of(file).SCHEMA
 
 
 def _tell_strangers(files: list[dumps.DumpFile]) -> None:
