@@ -334,6 +334,16 @@ def broken_hdf5(folder, kind: str):
             (folder / name).write_bytes(pickle.dumps(["a title"]))
     elif kind == "cut off":
         path.write_bytes(path.read_bytes()[:-100])
+    elif kind in ("of endless lists", "with a hole of zeros"):
+        whole = bytearray(path.read_bytes())
+        with h5py.File(path) as file:
+            place = file["batch0"].id.get_offset()
+        if kind == "of endless lists":
+            whole[place + 3] = 255  # the highest byte of a length: libhdf5 would take 17 GB
+        else:
+            hole = whole.index(b"GCOL") + 32
+            whole[hole : hole + 200] = bytes(200)  # libhdf5 would read this forever
+        path.write_bytes(whole)
     elif kind == "gzipped":
         (folder / "citations.h5.gz").write_bytes(gzip.compress(path.read_bytes()))
         path = folder / "citations.h5.gz"
@@ -360,6 +370,8 @@ BROKEN_HDF5 = {
     "a pickle alone": "is a pickle: it is read with the .h5 file beside it",
     "two pickles of titles": "holds several pickles of titles; keep one",
     "cut off": "is damaged or not the ancestor's",
+    "of endless lists": "the lists of batch0 are damaged",
+    "with a hole of zeros": r"the lists of batch\d+ are damaged",
     "gzipped": "is an HDF5 file inside an archive; unpack it first",
     "in a zip": "is an HDF5 file inside an archive; unpack it first",
     "of something else": "without the datasets labels0, batch0",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,7 @@ except ImportError:
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
+LIST = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])  # how HDF5 keeps a list of a dataset without chunks
 S2_ID = re.compile(r"[0-9a-f]{40}")
 PLAIN = """PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1
 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST
@@ -129,12 +131,49 @@ class Ancestor:
                         f"{self.file}: expected labels{part} of integers and batch{part} of as many lists of integers, found "
                         f"{labels.dtype} {labels.shape} and {lists.dtype} {lists.shape}; download it again."
                     )
+                if (place := lists.id.get_offset()) and lists.id.get_storage_size() == LIST.itemsize * len(lists):
+                    listed = np.fromfile(self.file.path, LIST, len(lists), offset=place)
+                    if not _are_whole(np.memmap(self.file.path, np.uint8, "r"), listed[listed["length"] > 0]):
+                        raise DumpError(f"{self.file}: the lists of batch{part} are damaged; download it again.")
                 for first in range(0, len(labels), BATCH_RECORDS):
                     rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
                     if (rows < 0).any():
                         raise DumpError(f"{self.file}: labels{part} names the row {rows.min()}; download it again.")
                     yield rows, [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
                 on_bytes(self.file.size // len(self.parts))
+
+
+def _are_whole(file: np.ndarray, lists: np.ndarray) -> bool:
+    """Whether lists, of LIST (n,), fit into the file, uint8 (B,), and the heaps that hold them are chains that end.
+
+    HDF5's library would set aside whatever memory a damaged length asks for, and follow a chain with a hole of zeros forever.
+    """
+    return lists["length"].sum(dtype=np.int64) <= len(file) and bool(_chains_end(file, np.unique(lists["heap"]).astype(np.int64)))
+
+
+@numba.njit(cache=True)
+def _number(file, place):
+    value = np.int64(0)
+    for i in range(8):
+        value |= np.int64(file[place + i]) << (8 * i)
+    return value
+
+
+@numba.njit(cache=True)
+def _chains_end(file, heaps):
+    for heap in heaps:
+        size = _number(file, heap + 8) if 0 <= heap <= len(file) - 16 else 0
+        if not 16 <= size <= len(file) - heap:
+            return False
+        place = heap + 16
+        while place + 16 <= heap + size:
+            length = _number(file, place + 8)
+            is_free = file[place] == 0 and file[place + 1] == 0  # object 0 is what is left of the heap, its own header included
+            step = length if is_free else 16 + (length + 7) // 8 * 8
+            if length < 0 or not 0 < step <= heap + size - place:
+                return False
+            place += step
+    return True
 
 
 _TYPES = [(field.name, field.type) for field in PAPERS]

@@ -72,7 +72,7 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
 
 def _members(path: Path) -> list[DumpFile]:
     with _sentences(path), zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if not info.is_dir()]
+        members = [info for info in archive.infolist() if info.filename and not info.is_dir()]
     if any(info.flag_bits & 1 for info in members):
         raise DumpError(f"{path} is encrypted; unpack it with its password and give the folder.")
     names = [info.filename for info in members]
