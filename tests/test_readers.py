@@ -273,6 +273,16 @@ def test_the_ancestors_hdf5_and_pickles(config, tmp_path, protocol, form):
     assert report["citations"]["dropped"] == {"also listed by the cited paper": 3, "self citation": 1, "no id": 1}
 
 
+def test_the_ancestors_pickles_may_leave_rows_out(config, tmp_path):
+    path = write_hdf5(tmp_path / "citations.h5", {5: [7, 9, -3], 7: [5], 9: [1000]})
+    (tmp_path / "ids.p").write_bytes(pickle.dumps({7: A, 1000: B, 12: C}))
+    (tmp_path / "titles.p").write_bytes(pickle.dumps({9: "Nine", 5: None, 7: 3.5}))
+    c = config(dumps=[path])
+    assert build_corpus(c)["papers"]["incomplete"] == {"no title": 2}
+    assert edges_of(c) == {("5", A), ("5", "9"), ("9", B)}
+    assert {paper: row["title"] for paper, row in papers_of(c).items()} == {"5": None, A: None, "9": "Nine", B: None}
+
+
 def test_the_ancestors_hdf5_alone_names_papers_by_row(config, tmp_path):
     c = config(dumps=[write_hdf5(tmp_path / "citations.hdf5", LISTS)])
     build_corpus(c)
@@ -475,6 +485,19 @@ def test_a_broken_zip_gets_one_sentence(config, tmp_path, kind):
         build_corpus(config(dumps=[broken_zip(tmp_path / "dump.zip", kind)]))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.parent.glob("x.csv")] == []
+
+
+@pytest.mark.parametrize(
+    "layout", ["data/works/updated_date=2023-01-01/part_000.gz", "data/jsonl/works/updated_date=2025-06-01/part_0000.gz"]
+)
+def test_both_layouts_of_the_openalex_snapshot(config, tmp_path, layout):
+    work = {"id": "https://openalex.org/W1", "title": "One", "publication_year": 2000, "referenced_works": ["https://openalex.org/W2"]}
+    for name in (layout, layout.replace("-01/", "-02/")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(gzip.compress(as_bytes(lines(work | {"id": f"https://openalex.org/W{len(name) + name.count('2')}"}))))
+    (tmp_path / layout).parents[1].joinpath("manifest").write_text('{"entries": []}')
+    c = config(dumps=[tmp_path / "data"])
+    assert build_corpus(c)["papers"]["read"] == 2 and {cited for _, cited in edges_of(c)} == {"W2"}
 
 
 def test_no_format_is_taken_for_another():

@@ -66,7 +66,8 @@ class _Texts:
 
     def of(self, rows: np.ndarray) -> pa.Array:
         """The texts of int64 (n,) rows, null where there is none."""
-        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        dense = self.rows[0] == 0 and self.rows[-1] == len(self.rows) - 1  # as they should be: no search
+        places = np.clip(rows if dense else np.searchsorted(self.rows, rows), 0, len(self.rows) - 1)
         return self.texts.take(pa.array(places, mask=self.rows[places] != rows)).cast(pa.string())
 
 
