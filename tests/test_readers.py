@@ -424,6 +424,19 @@ def test_a_broken_zip_gets_one_sentence(config, tmp_path, kind):
     assert [path.name for path in tmp_path.parent.glob("x.csv")] == []
 
 
+@pytest.mark.parametrize(
+    "layout", ["data/works/updated_date=2023-01-01/part_000.gz", "data/jsonl/works/updated_date=2025-06-01/part_0000.gz"]
+)
+def test_both_layouts_of_the_openalex_snapshot(config, tmp_path, layout):
+    work = {"id": "https://openalex.org/W1", "title": "One", "publication_year": 2000, "referenced_works": ["https://openalex.org/W2"]}
+    for name in (layout, layout.replace("-01/", "-02/")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(gzip.compress(as_bytes(lines(work | {"id": f"https://openalex.org/W{len(name) + name.count('2')}"}))))
+    (tmp_path / layout).parents[1].joinpath("manifest").write_text('{"entries": []}')
+    c = config(dumps=[tmp_path / "data"])
+    assert build_corpus(c)["papers"]["read"] == 2 and {cited for _, cited in edges_of(c)} == {"W2"}
+
+
 def test_no_format_is_taken_for_another():
     records = {
         "s2_open_corpus": json.loads(s2(A, [B])),
