@@ -171,6 +171,14 @@ def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+@contextlib.contextmanager
+def open_npy(path: Path, dtype, length: int) -> Iterator:
+    """A new `.npy` file of one dimension, to be filled by writing its values in order."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (length,)})
+        yield file
+
+
 def map_array(path: Path, made_by: str) -> np.ndarray:
     """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
     try:

@@ -1,6 +1,7 @@
 """The settings of a run: one frozen, checked dataclass, and the three presets."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from helpers.errors import ConfigError
@@ -10,6 +11,10 @@ SUBSETS = ("cs", "medline", "all")
 OPTIMIZERS = ("rowwise_adagrad", "sgd")
 ENGINES = ("auto", "kernel", "torch")
 ROW_TYPES = ("bfloat16", "float32")
+REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
+SIGNED = re.compile(
+    r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE
+)  # the part of an address that is nobody else's business
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
 CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
@@ -27,7 +32,7 @@ class Config:
 
     preset: str
     out: str  # folder of every artefact of the run
-    dumps: tuple[str, ...]  # files or folders, all read into one corpus
+    dumps: tuple[str, ...]  # files, folders, or what to download (https://..., drive:ID, s2:NAME), all read into one corpus
     subset: str  # cs, medline or all; papers of dumps that do not say (edge lists) are always kept
     dimensions: int  # D, values a row
     epochs: int  # passes over all training pairs
@@ -68,7 +73,8 @@ class Config:
         settings.update({name: value for name, value in changes.items() if value not in (None, "", (), []) or name == "warm_start"})
         if settings.get("heldout_after") is not None and changes.get("heldout") is None:
             settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
-        settings["dumps"] = tuple(str(Path(dump).expanduser().resolve()) for dump in settings["dumps"])
+        dumps = map(str, settings["dumps"])
+        settings["dumps"] = tuple(dump if REMOTE.match(dump) else str(Path(dump).expanduser().resolve()) for dump in dumps)
         settings["out"] = str(Path(settings["out"]).expanduser().resolve())
         return cls(**settings)
 
@@ -109,7 +115,10 @@ class Config:
 
     def part(self, names: tuple[str, ...]) -> dict:
         """The settings of one stage (CORPUS_SETTINGS, PAIRS_SETTINGS, TRAINING_SETTINGS) as a JSON-ready dict."""
-        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+        values = {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+        if "dumps" in values:  # these settings are written into artefacts, which are shared
+            values["dumps"] = [SIGNED.sub("", dump) for dump in values["dumps"]]
+        return values
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts, `out/stage`."""
@@ -125,5 +134,5 @@ PRESETS: dict[str, dict] = {
         block_pairs=1 << 15,  # a point of the loss curve each
     ),
     "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
-    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10),
+    "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10, noise_power=0.75, learning_rate=0.02),  # sparse: gently
 }

@@ -310,7 +310,7 @@ def read_one(reader: str, seed: int, i: int, work: Path, _seeds: dict = {}) -> s
         else:
             for number, file in enumerate(dumps.files_of(config.dumps)):
                 shard = run / str(number)
-                write_shard(file, shard, config.part(READING_SETTINGS), lambda count: None)
+                write_shard(file, shard, config.part(READING_SETTINGS))
                 check_shard(shard)
                 check_lines(file.path, json.loads((shard / "report.json").read_text())["read"])
         outcome = "read"

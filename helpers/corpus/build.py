@@ -4,6 +4,7 @@ Memory is bounded by the papers (about 80 bytes each), not by the citations: tho
 """
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.parquet
 
 from helpers.artefacts import map_array, new_folder, read_json, refuse_another_run, sha256, write_json
 from helpers.config import CORPUS_SETTINGS, Config
-from helpers.corpus import citations, dumps
+from helpers.corpus import citations
 from helpers.corpus.ids import Ids, number_papers
 from helpers.corpus.shards import KEPT, read_shards
 from helpers.errors import DumpError
@@ -36,8 +37,14 @@ def build_corpus(config: Config) -> dict:
         )
     for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
         shutil.rmtree(stale, ignore_errors=True)
-    shards, report = read_shards(config, dumps.files_of(config.dumps))
+    start = time.perf_counter()
+    shards, report = read_shards(config)
+    read = time.perf_counter()
+    print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
     counts = combine(config, shards, report)
+    print(
+        f"{counts['papers']['kept']:,} papers numbered, {counts['citations']['kept']:,} citations sorted in {time.perf_counter() - read:.1f} s"
+    )
     shutil.rmtree(config.folder("shards"))
     return counts
 

@@ -1,12 +1,13 @@
 """Citations as pairs of numbers -> CSR by citing paper, without doubles, in the papers' final order."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
 import numpy as np
 
-from helpers.artefacts import new_array
+from helpers.artefacts import new_array, open_npy
 
 UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
 MIRRORED = 1  # of an edge: listed by the cited paper
@@ -124,37 +125,50 @@ def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degr
 
 
 @numba.njit(cache=True, nogil=True)
-def _renumber(order, new_id, indptr, cited_of, new_indptr, new_cited):
-    place = 0
+def _count_kept(order, new_id, indptr, cited_of, counts):
     for row in range(len(order)):
         for p in range(indptr[order[row]], indptr[order[row] + 1]):
+            counts[row] += new_id[cited_of[p]] >= 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _renumber(order, new_id, indptr, cited_of, cited):
+    """Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each."""
+    place = 0
+    for paper in order:
+        start = place
+        for p in range(indptr[paper], indptr[paper + 1]):
             if new_id[cited_of[p]] >= 0:
-                new_cited[place] = new_id[cited_of[p]]
+                cited[place] = new_id[cited_of[p]]
                 place += 1
-        new_indptr[row + 1] = place
-        sort_row(new_cited[new_indptr[row] : place])
+        sort_row(cited[start:place])
 
 
 def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, papers: int, folder: Path, dropped: Counter) -> int:
     """Write `citations_indptr.npy`, `citations.npy` of the papers in `order`; returns the number of citations."""
     new_id = np.full(papers, -1, np.int32)
     new_id[order] = np.arange(len(order), dtype=np.int32)
-    kept = int(_kept(indptr, cited_of, new_id))
-    dropped["of a paper with too few citations"] += int(indptr[-1]) - kept
-    new_indptr, new_cited = np.zeros(len(order) + 1, np.int64), new_array(folder / "citations.npy", np.int32, (kept,))
-    _renumber(order, new_id, indptr, cited_of, new_indptr, new_cited)
+    new_indptr = np.zeros(len(order) + 1, np.int64)
+    _count_kept(order, new_id, indptr, cited_of, new_indptr[1:])
+    np.cumsum(new_indptr, out=new_indptr)
     np.save(folder / "citations_indptr.npy", new_indptr)
-    return kept
+    E = int(new_indptr[-1])
+    dropped["of a paper with too few citations"] += int(indptr[-1]) - E
+    with open_npy(folder / "citations.npy", np.int32, E) as file:
+        for rows in row_ranges(new_indptr, EDGES_AT_A_TIME):
+            cited = np.empty(new_indptr[rows.stop] - new_indptr[rows.start], np.int32)
+            _renumber(order[rows], new_id, indptr, cited_of, cited)
+            file.write(memoryview(cited))
+    return E
 
 
-@numba.njit(cache=True, nogil=True)
-def _kept(indptr, cited_of, new_id):
-    kept = 0
-    for citing in range(len(indptr) - 1):
-        if new_id[citing] >= 0:
-            for p in range(indptr[citing], indptr[citing + 1]):
-                kept += new_id[cited_of[p]] >= 0
-    return kept
+def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
+    """The rows of a CSR, cut into runs of at most `most` entries, or one row."""
+    first, N = 0, len(indptr) - 1
+    while first < N:
+        last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + most, side="right")) - 1)
+        yield slice(first, last)
+        first = last
 
 
 @numba.njit(cache=True, nogil=True)

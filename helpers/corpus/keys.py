@@ -5,9 +5,12 @@ read back from it. Of any other id (40 hexadecimal digits, names) the key is a h
 32-bit hash, the check, tells when two different ids share a key.
 """
 
+from pathlib import Path
+
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.prefetch import prefetch
 
@@ -79,16 +82,10 @@ def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ids_of(keys: np.ndarray) -> pa.Array:
-    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; null for hashed ones."""
-    letters = (keys >> np.uint64(LETTER)).astype(np.int64)
-    numbers = (keys & np.uint64((1 << LETTER) - 1)).astype(np.int64).tolist()
-    return pa.array(
-        [
-            None if letter >> 7 else f"{chr(letter) if letter else ''}{number}"
-            for letter, number in zip(letters.tolist(), numbers, strict=True)
-        ],
-        pa.string(),
-    )
+    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; of no use for hashed ones."""
+    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [""] * 128)  # by the key's highest byte
+    numbers = pa.array(keys & np.uint64((1 << LETTER) - 1)).cast(pa.string())
+    return pc.binary_join_element_wise(letters.take(pa.array(keys >> np.uint64(LETTER))), numbers, "")
 
 
 @numba.njit(cache=True, nogil=True)
@@ -156,6 +153,19 @@ class KeyTable:
         found = np.empty(len(keys), np.int32)
         _find(self._slots, self._numbers, keys, found, self.count, False)
         return found
+
+    def save(self, path: Path) -> None:
+        """Write the table as two files that `opened` maps, so that several processes look up in one copy."""
+        for name, values in (("slots", self._slots), ("numbers", self._numbers)):
+            np.save(f"{path}.{name}.npy", values)
+
+    @classmethod
+    def opened(cls, path: Path) -> "KeyTable":
+        """A saved table, memory-mapped: to look up in, not to add to."""
+        table = cls.__new__(cls)
+        table.count = 0
+        table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
+        return table
 
     def contents(self) -> tuple[np.ndarray, np.ndarray]:
         """(keys uint64 (count,), their numbers int32 (count,)), in no order."""

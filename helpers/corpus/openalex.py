@@ -10,7 +10,7 @@ SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """The fields wanted of a line; all others are passed over."""
 
     id: Any = None

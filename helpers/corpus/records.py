@@ -1,11 +1,15 @@
 """What every reader yields: Arrow batches of papers or of citations, and a count of everything that was not clean."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
+import numba
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
@@ -14,7 +18,7 @@ BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
-YEARS = range(1500, 2101)  # a year outside is a typing error ("20011") and becomes missing
+FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
 PAPERS = pa.schema(
     [
@@ -94,65 +98,129 @@ def texts(value) -> list[str]:
 
 
 def year(value, report: Report, place: str) -> int | None:
-    """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or not in YEARS."""
-    if type(value) is int and value in YEARS:
+    """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
+    if type(value) is int and FIRST_YEAR <= value <= LAST_YEAR:
         return value
     if value in (None, ""):
         report.lacks("no year", place)
         return None
     value = str(value) if type(value) is float else value
     match = YEAR.fullmatch(value) if isinstance(value, str) else None
-    if match and int(match[1]) in YEARS:
+    if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
     report.lacks("impossible year", place)
     return None
 
 
-def json_batches(lines: Iterator[tuple[int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from numbered lines of JSON, None being a line too long to be a record.
+def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, how many, bytes (None: a line too long to be a record).
 
     The reader is a module with `Record`, a msgspec.Struct of the fields it wants, and `row(record)`, the values of SCHEMA in its order
-    (years as they come); where that raises ValueError the line is dropped as malformed.
+    (years as they come, texts not yet tidied); where that raises ValueError the line is dropped as malformed.
     """
-    decode, kind = msgspec.json.Decoder(reader.Record).decode, "papers" if reader.SCHEMA is PAPERS else "citations"
-    rows, numbers, size = [], [], 0
-    for number, line in lines:
-        try:
-            rows.append(reader.row(decode(line)))
-        except BAD_LINE:
-            bare = b"?" if line is None else line.strip(BLANK)
-            if not bare:
-                continue
-            try:
-                rows.append(reader.row(decode(bare)))
-            except BAD_LINE:
-                report.count(kind)
-                report.drop(kind, "malformed", f"{file.name}, line {number}")
-                continue
-        numbers.append(number)
-        size += len(line)
-        if len(rows) == BATCH_RECORDS or size > BATCH_BYTES:
-            yield _batch(rows, numbers, file, reader.SCHEMA, report)
-            rows, numbers, size = [], [], 0
-    yield _batch(rows, numbers, file, reader.SCHEMA, report)
+    decoder, kind = msgspec.json.Decoder(reader.Record), "papers" if reader.SCHEMA is PAPERS else "citations"
+
+    def row_of(line: bytes, number: int) -> tuple | None:
+        """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
+        for form in (line, line.strip(BLANK)):
+            with contextlib.suppress(*BAD_LINE):
+                return reader.row(decoder.decode(form))
+        if form:
+            report.count(kind)
+            report.drop(kind, "malformed", f"{file.name}, line {number}")
+
+    numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
+    for first, count, block in blocks:
+        try:  # nearly always: a record a line
+            rows = [reader.row(record) for record in decoder.decode_lines(block)]
+            found = range(first, first + len(rows))
+            whole = len(rows) == count
+        except (*BAD_LINE, AttributeError):
+            whole = False
+        if not whole:
+            lines = enumerate([b"?"] if block is None else block.split(b"\n"), start=first)
+            kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
+            rows, found = [row for row, _ in kept], [i for _, i in kept]
+        numbers.extend(found)
+        for column, values in zip(columns, zip(*rows, strict=True), strict=False):
+            column.extend(values)
+        size += len(block or b"")
+        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
+            yield _batch(columns, numbers, file, reader.SCHEMA, report)
+            numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
+    yield _batch(columns, numbers, file, reader.SCHEMA, report)
 
 
-def _batch(rows: list[tuple], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
-    columns = dict(zip(schema.names, zip(*rows, strict=True) if rows else [()] * len(schema), strict=True))
-    report.count("papers" if schema is PAPERS else "citations", len(rows))
+def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
+    columns = dict(zip(schema.names, columns, strict=True))
+    report.count("papers" if schema is PAPERS else "citations", len(numbers))
+    arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name != "year"}
     if schema is PAPERS:
-        years, titles = columns["year"], columns["title"]
-        columns["year"] = [year(value, report, f"{file.name}, line {number}") for value, number in zip(years, numbers, strict=True)]
-        for title, number in zip(titles, numbers, strict=True):
-            if title is None:
-                report.lacks("no title", f"{file.name}, line {number}")
-    return pa.RecordBatch.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+        def place(i):
+            return f"{file.name}, line {numbers[i]}"
+
+        arrays["year"] = _years(columns["year"], report, place)
+        for i in np.flatnonzero(arrays["title"].is_null()):
+            report.lacks("no title", place(i))
+    batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+    if schema is PAPERS and batch["paper_id"].null_count:  # ids of blanks alone
+        missing = np.flatnonzero(batch["paper_id"].is_null())
+        for i in missing:
+            report.drop("papers", "malformed", place(i))
+        batch = batch.filter(batch["paper_id"].is_valid())
+    return batch
+
+
+def _years(values, report: Report, place) -> pa.Array:
+    years, wrong = values, range(len(values))
+    with contextlib.suppress(OverflowError):
+        if set(map(type, values)) == {int}:  # numpy would also take 1998.5, " 1_998 " and True
+            years = np.array(values, np.int32)
+            wrong = np.flatnonzero((years < FIRST_YEAR) | (years > LAST_YEAR))
+    wrong = {i: year(values[i], report, place(i)) for i in wrong}
+    return pa.array(years if not wrong else [wrong.get(i, value) for i, value in enumerate(values)], pa.int32())
+
+
+@numba.njit(cache=True, nogil=True)
+def _untidy(offsets, text):
+    """Places of the texts that are empty, or hold more than ASCII words with a space between them (or letters of other alphabets)."""
+    found = np.empty(len(offsets) - 1, np.int64)
+    count = 0
+    for i in range(len(offsets) - 1):
+        first, last, before, tidy = offsets[i], offsets[i + 1], np.uint8(32), True
+        for p in range(first, last):
+            letter = text[p]
+            if letter < 32 or letter == 127 or (letter == 32 and before == 32) or letter == 0xC2 or 0xE1 <= letter <= 0xE3:
+                tidy = False  # controls, doubled spaces; in UTF-8 all other white space begins with C2, E1, E2 or E3
+                break
+            before = letter
+        if not tidy or before == 32:
+            found[count] = i
+            count += 1
+    return found[:count]
+
+
+def _tidied(values: pa.Array) -> pa.Array:
+    """The strings as `text` keeps them."""
+    if not len(values) or not values.buffers()[2]:
+        return values
+    offsets = np.frombuffer(values.buffers()[1], np.int32)[: len(values) + 1]
+    untidy = _untidy(offsets, np.frombuffer(values.buffers()[2], np.uint8))
+    if not len(untidy):
+        return values
+    mask = np.zeros(len(values), bool)
+    mask[untidy] = True
+    return pc.replace_with_mask(
+        values, pa.array(mask), pa.array([text(value) for value in values.take(pa.array(untidy)).to_pylist()], pa.string())
+    )
 
 
 def _array(values, kind: pa.DataType) -> pa.Array:
     """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
     try:
-        return pa.array(values, kind)
+        array = pa.array(values, kind)
+        return _tidied(array) if kind == pa.string() else array
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
         if pa.types.is_list(kind):
             return pa.array([texts(value) for value in values], kind)

@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import PAPERS, text, texts
+from helpers.corpus.records import PAPERS
 
 SCHEMA = PAPERS
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """The fields wanted of a line; all others are passed over."""
 
     id: Any = None
@@ -31,18 +31,21 @@ def recognises(record: dict) -> bool:
 
 def row(record: Record) -> tuple:
     """The values of PAPERS; raises ValueError where there is no id."""
-    paper_id = text(record.id)
-    if paper_id is None:
+    paper_id, fields, sources = record.id, record.fieldsOfStudy, record.sources
+    if type(paper_id) is not str or not paper_id:
         raise ValueError("no id")
-    fields, sources = texts(record.fieldsOfStudy), texts(record.sources)
+    if type(fields) is not list:
+        fields = ()
+    if type(sources) is not list:
+        sources = ()
     return (
         paper_id,
-        text(record.title),
+        record.title,
         record.year,
-        text(record.venue) or text(record.journalName),
+        record.venue or record.journalName,
         fields,
         "Computer Science" in fields if fields else "DBLP" in sources,
-        "Medline" in sources or text(record.pmid) is not None,
-        record.outCitations if type(record.outCitations) is list else (),
-        record.inCitations if type(record.inCitations) is list else (),
+        "Medline" in sources or bool(record.pmid),
+        record.outCitations or (),
+        record.inCitations or (),
     )

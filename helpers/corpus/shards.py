@@ -9,6 +9,7 @@ Two processes read two files at a time; a shard that is finished is not read aga
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -26,12 +27,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.artefacts import new_folder, read_json, write_json
+from helpers.artefacts import new_folder, read_json, sentences_for_disk_errors, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
+from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
-from helpers.errors import ArtefactError, DumpError
+from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
 VERSION = 2  # of what a shard holds: another one is read again
@@ -46,51 +48,85 @@ WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start 
 MANIFEST = "report.json"
 
 
-def read_shards(config: Config, files: list[dumps.DumpFile]) -> tuple[list[Path], Report]:
-    """The shards of the files, in their order, those that are not finished yet read now; and what was counted in all of them.
+def read_shards(config: Config) -> tuple[list[Path], Report]:
+    """The shards of all files of `config.dumps`, in their order, those that are not finished read now; and what was counted in them.
 
-    Raises DumpError where a file cannot be read, or too many of its records are malformed.
+    A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
+    only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
+    Raises DumpError where a file cannot be had or read, or too many records are malformed.
     """
-    folder, report = config.folder("shards"), Report()
-    settings = config.part(READING_SETTINGS)
-    shards = [folder / _name(i, file, settings) for i, file in enumerate(files)]
-    _tell_strangers(files, [dumps.reader_of(file) for file in files])  # what nobody can read is told before hours of reading
+    folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
+    files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
+    readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
+    _tell_strangers(files, readers)
+    late = [not config.keep_unrecorded and _has_citations(file, reader) for file, reader in zip(files, readers, strict=True)]
+    names = [_name(i, file, settings) for i, file in enumerate(files)]
+    papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
+    shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
-            shutil.rmtree(stale, ignore_errors=True)
-    todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not (shard / MANIFEST).exists()]
-    if finished := len(files) - len(todo):
-        print(f"{finished} of {len(files)} files were read before and are not read again")
-    total = sum(file.size for file, _ in todo)
-    with progress(title="Reading", unit="B", total=total) as bar:
-        if len(todo) > 1 and total > WORTH_A_PROCESS and PROCESSES > 1:
-            _read_in_processes(todo, settings, bar)
-        else:
-            for file, shard in todo:
-                write_shard(file, shard, settings, bar.update)
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
+    for later in (False, True):
+        todo = [
+            (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
+        ]
+        if todo:
+            known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
+            _read_all(todo, settings, known, f"{len(files)} files" if len(files) > 1 else "")
     for file, shard in zip(files, shards, strict=True):
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
     return shards, report
 
 
-def _tell_strangers(files: list[dumps.DumpFile], readers: list) -> None:
+def _tell_strangers(files: list, readers: list) -> None:
     """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
     groups = {}
     for file, reader in zip(files, readers, strict=True):
-        formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-        formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+        if reader:
+            formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+            formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
     for formats in groups.values():
         if len(formats) > 1:
-            print(
-                "Files of one series have different formats, all are read:", ", ".join(f"{name} {kind}" for kind, name in formats.items())
-            )
+            formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
+            print(f"Files of one series have different formats, all are read: {formats}")
 
 
-def _name(place: int, file: dumps.DumpFile, settings: dict) -> str:
-    status = file.path.stat()
-    facts = [VERSION, str(file), status.st_size, status.st_mtime_ns, settings]
+def _has_citations(file, reader) -> bool:
+    """Whether a file holds citations alone."""
+    return file.source.startswith("s2:citations") if isinstance(file, Shard) else reader.SCHEMA is CITATIONS
+
+
+def _name(place: int, file, settings: dict) -> str:
+    facts = [VERSION, str(file), settings]
+    if not isinstance(file, Shard):
+        status = file.path.stat()
+        facts += [status.st_size, status.st_mtime_ns]
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+
+
+def _save_known(folder: Path, shards: list[Path]) -> Path:
+    """The keys of the records inside the subset, as a table for all workers."""
+    table = KeyTable()
+    for shard in shards:
+        if (shard / "records.u64").exists():
+            table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
+    with sentences_for_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(folder / "known")
+    return folder / "known"
+
+
+def _read_all(todo: list, settings: dict, known: Path | None, of: str) -> None:
+    sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
+    if of:
+        print(f"{len(todo)} of {of} to read")
+    with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
+        if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
+            _read_in_processes(todo, settings, known, bar)
+        else:
+            for file, shard in todo:
+                write_shard(file, shard, settings, known, bar.update)
 
 
 def _report_of(shard: Path) -> Report:
@@ -100,12 +136,12 @@ def _report_of(shard: Path) -> Report:
     return report
 
 
-def _read_in_processes(todo: list, settings: dict, bar) -> None:
+def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
     """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
-        futures = [pool.submit(_write_shard_in_worker, file, shard, settings) for file, shard in todo]
+        futures = [pool.submit(_write_shard_in_worker, file, shard, settings, known) for file, shard in todo]
         try:
             while not all(future.done() for future in futures):
                 time.sleep(0.2)
@@ -116,6 +152,9 @@ def _read_in_processes(todo: list, settings: dict, bar) -> None:
             for future in futures:
                 future.result()
             bar.update(done.value - bar.n)
+        except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException as error:
             for process in list(pool._processes.values()):
                 process.terminate()
@@ -140,20 +179,32 @@ def _start_worker(done, parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _write_shard_in_worker(file, shard, settings) -> None:
+def _write_shard_in_worker(file, shard, settings, known) -> None:
     def on_bytes(count):
         with _done.get_lock():
             _done.value += count
 
-    write_shard(file, shard, settings, on_bytes)
+    write_shard(file, shard, settings, known, on_bytes)
 
 
-def write_shard(file: dumps.DumpFile, shard: Path, settings: dict, on_bytes) -> None:
-    """Read one file and write its shard, whole or not at all; settings: READING_SETTINGS. Raises DumpError, ArtefactError."""
+def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
+    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError.
+
+    settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
+    """
+    if isinstance(file, Shard):
+        path = download(file, shard.parent / "downloads", on_bytes)
+        _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
+        path.unlink()
+    else:
+        _write_shard([file], shard, settings, known, on_bytes)
+
+
+def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
     report = Report()
-    with new_folder(shard) as folder, contextlib.ExitStack() as stack:
-        columns = _Columns(folder, stack)
-        for batch in dumps.read(file, report, on_bytes):
+    with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
+        columns = _Columns(folder, stack, known)
+        for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
                 columns.add_citations(batch, report)
             elif batch.schema == OTHER_IDS:
@@ -165,11 +216,24 @@ def write_shard(file: dumps.DumpFile, shard: Path, settings: dict, on_bytes) -> 
         write_json(folder / MANIFEST, counts)
 
 
+@contextlib.contextmanager
+def _without_garbage_collection():
+    """Records are many small objects without cycles: looking for those took a quarter of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class _Columns:
     """The open files of one shard."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack):
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
+        self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
@@ -191,15 +255,26 @@ class _Columns:
             numbers = self.seen.add(keys[hashed])
             new = np.unique(numbers, return_index=True)[1] if self.seen.count > before else np.empty(0, np.int64)
             new = hashed[np.sort(new[numbers[new] >= before])]
-            self.checks = np.concatenate([self.checks, checks[new]])
+            if self.seen.count > len(self.checks):
+                self.checks = np.concatenate([self.checks, np.empty(self.seen.count + len(self.checks), np.uint32)])
+            self.checks[before : self.seen.count] = checks[new]
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
                 raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
-                names = pc.utf8_trim(ids.take(pa.array(new)), "".join(map(chr, range(SPACE + 1))))  # as their keys are made
+                names = ids if len(new) == len(ids) else ids.take(pa.array(new))
+                if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
+                    names = pc.utf8_trim(names, "".join(map(chr, range(SPACE + 1))))
                 self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
+        if self.known:
+            ends = [keys_of(batch[name])[0] for name in CITATIONS.names]
+            kept = np.logical_or.reduce(
+                [*(end == NONE for end in ends), np.logical_and.reduce([self.known.find(end) >= 0 for end in ends])]
+            )
+            report.dropped["citations"]["dangling"] += int((~kept).sum())
+            batch = batch.filter(pa.array(kept))
         citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
         whole = (citing != NONE) & (cited != NONE)
         if not whole.all():
@@ -248,7 +323,8 @@ def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
     if settings["subset"] != "all":
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)
     if settings["field"]:
-        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower()).to_numpy(zero_copy_only=False)
+        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower())
+        matching = matching.fill_null(False).to_numpy(zero_copy_only=False)
         having = np.zeros(len(records), bool)
         having[pc.list_parent_indices(records["fields"]).to_numpy()[matching]] = True
         inside &= having

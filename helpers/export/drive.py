@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.artefacts import MANIFEST, read_manifest, sha256
+from helpers.corpus.download import drive_refusal
 from helpers.errors import ArtefactError
 from helpers.progress import progress
 
@@ -136,16 +137,10 @@ def _download(link: str, downloads: Path) -> Path:
     try:
         files = gdown.download_folder(id=found[1], output=f"{folder}{os.sep}", use_cookies=False, resume=True)
     except Exception as error:  # gdown 6 raises DownloadError, gdown 5 several kinds
-        raise ArtefactError(_refusal(link, " ".join(str(error).split())[:200])) from error
+        raise ArtefactError(drive_refusal(link, " ".join(str(error).split())[:200])) from error
     if not files:  # gdown 5 returns None where 6 raises
-        raise ArtefactError(_refusal(link, "nothing was downloaded"))
+        raise ArtefactError(drive_refusal(link, "nothing was downloaded"))
     return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
-
-
-def _refusal(link: str, reason: str) -> str:
-    if "many" in reason.lower() and ("users" in reason.lower() or "accesses" in reason.lower()):
-        return f"Google lends {link} no more today, too many have downloaded it: add a copy to your own Drive and open that instead."
-    return f"{link} could not be downloaded ({reason}): check that it is shared with «anyone with the link», then run this cell again."
 
 
 def _size(folder: Path) -> int:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from helpers.artefacts import map_array, new_folder, read_json, read_manifest, refuse_another_run, write_manifest
+from helpers.artefacts import map_array, new_folder, open_npy, read_json, read_manifest, refuse_another_run, write_manifest
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import open_corpus
-from helpers.corpus.citations import sort_row
+from helpers.corpus.citations import row_ranges, sort_row
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
 from helpers.pairs.split import choose_heldout, set_apart
@@ -66,16 +66,13 @@ def _pairs_of_each(indptr, cited, apart):
 
 def _write_contexts(path: Path, pairs_indptr, indptr, cited, apart) -> None:
     """Write `contexts.npy`, range of targets by range of targets: each is filled in memory, whatever the order its pairs come in."""
-    N, P, first = len(indptr) - 1, int(pairs_indptr[-1]), 0
-    with open(path, "wb") as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<i4", "fortran_order": False, "shape": (P,)})
-        while first < N:
-            last = max(first + 1, int(np.searchsorted(pairs_indptr, pairs_indptr[first] + RANGE_PAIRS, side="right")) - 1)
-            contexts = np.empty(pairs_indptr[last] - pairs_indptr[first], np.int32)
-            _fill_range(pairs_indptr, indptr, cited, apart, first, last, contexts)
+    P = int(pairs_indptr[-1])
+    with open_npy(path, np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
+        for targets in row_ranges(pairs_indptr, RANGE_PAIRS):
+            contexts = np.empty(pairs_indptr[targets.stop] - pairs_indptr[targets.start], np.int32)
+            _fill_range(pairs_indptr, indptr, cited, apart, targets.start, targets.stop, contexts)
             file.write(memoryview(contexts))
             bar.update(len(contexts))
-            first = last
 
 
 @numba.njit(cache=True, nogil=True)
