@@ -42,9 +42,8 @@ def build_corpus(config: Config) -> dict:
     read = time.perf_counter()
     print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
     counts = combine(config, shards, report)
-    print(
-        f"{counts['papers']['kept']:,} papers numbered, {counts['citations']['kept']:,} citations sorted in {time.perf_counter() - read:.1f} s"
-    )
+    papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
+    print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
     shutil.rmtree(config.folder("shards"))
     return counts
 

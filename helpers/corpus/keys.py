@@ -82,8 +82,8 @@ def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ids_of(keys: np.ndarray) -> pa.Array:
-    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; of no use for hashed ones."""
-    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [""] * 128)  # by the key's highest byte
+    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; null for hashed ones."""
+    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [None] * 128)  # by the key's highest byte
     numbers = pa.array(keys & np.uint64((1 << LETTER) - 1)).cast(pa.string())
     return pc.binary_join_element_wise(letters.take(pa.array(keys >> np.uint64(LETTER))), numbers, "")
 

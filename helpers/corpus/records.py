@@ -99,8 +99,6 @@ def texts(value) -> list[str]:
 
 def year(value, report: Report, place: str) -> int | None:
     """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
-    if type(value) is int and FIRST_YEAR <= value <= LAST_YEAR:
-        return value
     if value in (None, ""):
         report.lacks("no year", place)
         return None
@@ -142,9 +140,9 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
             rows, found = [row for row, _ in kept], [i for _, i in kept]
         numbers.extend(found)
+        size += len(block or b"")
         for column, values in zip(columns, zip(*rows, strict=True), strict=False):
             column.extend(values)
-        size += len(block or b"")
         if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
             yield _batch(columns, numbers, file, reader.SCHEMA, report)
             numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
@@ -160,7 +158,8 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
         def place(i):
             return f"{file.name}, line {numbers[i]}"
 
-        arrays["year"] = _years(columns["year"], report, place)
+        years = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(columns["year"])]
+        arrays["year"] = pa.array(years, pa.int32())
         for i in np.flatnonzero(arrays["title"].is_null()):
             report.lacks("no title", place(i))
     batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
@@ -170,16 +169,6 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
             report.drop("papers", "malformed", place(i))
         batch = batch.filter(batch["paper_id"].is_valid())
     return batch
-
-
-def _years(values, report: Report, place) -> pa.Array:
-    years, wrong = values, range(len(values))
-    with contextlib.suppress(OverflowError):
-        if set(map(type, values)) == {int}:  # numpy would also take 1998.5, " 1_998 " and True
-            years = np.array(values, np.int32)
-            wrong = np.flatnonzero((years < FIRST_YEAR) | (years > LAST_YEAR))
-    wrong = {i: year(values[i], report, place(i)) for i in wrong}
-    return pa.array(years if not wrong else [wrong.get(i, value) for i, value in enumerate(values)], pa.int32())
 
 
 @numba.njit(cache=True, nogil=True)

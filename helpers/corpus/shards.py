@@ -108,6 +108,7 @@ def _name(place: int, file, settings: dict) -> str:
 def _save_known(folder: Path, shards: list[Path]) -> Path:
     """The keys of the records inside the subset, as a table for all workers."""
     table = KeyTable()
+    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
@@ -263,7 +264,7 @@ class _Columns:
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
-                    names = pc.utf8_trim(names, "".join(map(chr, range(SPACE + 1))))
+                    names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
                 self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
