@@ -104,7 +104,7 @@ ARCHIVES = {
     "..\\edges.csv": "climbs out of the archive",
     "new\nline/edges.csv": "climbs out of the archive",
     "notes.md": "is a zip archive without a dump's files",
-    "dump.parquet": "is a parquet file inside an archive; unpack it first",
+    "dump.parquet": "is a parquet or HDF5 file inside an archive; unpack it first",
 }
 
 
@@ -252,6 +252,13 @@ def test_any_json_in_any_field_harms_no_other_record(reader, data):
     assert report.read["papers"] == 3 == len(rows) + report.dropped["papers"]["malformed"]
     for paper in ("W1", "W2"):
         assert (kept[paper]["title"], kept[paper]["references"]) == ("T", ["W9"])
+
+
+@pytest.mark.parametrize("fields", ['[null, "Biology"]', '["Biology", 5, {}]', '["Biology", ["Biology"]]', '["Biology", "\\u0000"]'])
+def test_a_field_filter_reads_past_what_is_no_field(config, dump, fields):
+    records = [f'{{"id": "{i}", "outCitations": ["9"], "fieldsOfStudy": {some}}}' for i, some in enumerate((fields, "5", "[null]", "null"))]
+    report = build_corpus(config(dumps=[dump("s2.jsonl", *records)], field="biology"))
+    assert report["papers"]["dropped"] == {"outside the subset": 3} and report["citations"]["kept"] == 1
 
 
 @pytest.mark.parametrize("value", ["5", "-1", "1.5", "null", "[]", "{}", '""', '" "', '"\\u0000"', "1" * 5000, "true", "[" * 5000])

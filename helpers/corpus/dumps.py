@@ -83,15 +83,15 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     return files
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _is_zip(path: Path) -> bool:
-    if not path.is_file():
+    if not path.is_file():  # a pipe would wait for ever
         return False
     with _sentences(path), open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-def _refuse(error: OSError) -> None:
-    raise error
 
 
 def _members(path: Path) -> list[DumpFile]:
@@ -168,7 +168,7 @@ def reader_of(file: DumpFile):
         if file.size == 0:
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as stream:
-            first, packed = stream.readline(1 << 24), bool(file.member) or isinstance(stream, GzipFile)
+            first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
             head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")

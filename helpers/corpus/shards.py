@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.artefacts import new_folder, read_json, write_json
+from helpers.artefacts import new_folder, read_json, sentences_for_disk_errors, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
@@ -46,6 +46,7 @@ READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
+DOWNLOADS = "downloads"
 S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
@@ -58,16 +59,15 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     """
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
-    late = [not config.keep_unrecorded and _schema(file) is CITATIONS for file in files]
-    if any(_schema(file) is OTHER_IDS for file in files):  # which papers are kept is not known before these are applied
-        late = [False] * len(files)
+    schemas = [_schema(file) for file in files]
+    late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
+    _tell_strangers([file for file in files if not isinstance(file, Shard)])
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
-    _tell_strangers([file for file in files if not isinstance(file, Shard)])
     if folder.exists():
-        for stale in set(folder.iterdir()) - set(shards):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        for stale in set(folder.iterdir()) - {*shards, folder / DOWNLOADS}:
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
@@ -94,14 +94,13 @@ def _tell_strangers(files: list[dumps.DumpFile]) -> None:
     """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
     groups = {}
     for file in files:
-        reader = dumps.reader_of(file)  # a format that nobody knows is told here, before hours of reading
+        reader = dumps.reader_of(file)
         formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
         formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
     for formats in groups.values():
         if len(formats) > 1:
-            print(
-                "Files of one series have different formats, all are read:", ", ".join(f"{name} {kind}" for kind, name in formats.items())
-            )
+            formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
+            print(f"Files of one series have different formats, all are read: {formats}")
 
 
 def _name(place: int, file, settings: dict) -> str:
@@ -119,7 +118,9 @@ def _save_known(folder: Path, shards: list[Path]) -> Path:
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
-    table.save(folder / "known")
+    with sentences_for_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(folder / "known")
     return folder / "known"
 
 
@@ -197,7 +198,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
     settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
     """
     if isinstance(file, Shard):
-        path = download(file, shard.parent / "downloads", on_bytes)
+        path = download(file, shard.parent / DOWNLOADS, on_bytes)
         _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
         path.unlink()
     else:
@@ -266,19 +267,23 @@ class _Columns:
                 raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
-                names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))  # as their keys are made
+                if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
+                    names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
                 self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
+        if self.known:
+            ends = [keys_of(batch[name])[0] for name in CITATIONS.names]
+            kept = np.logical_or.reduce(
+                [*(end == NONE for end in ends), np.logical_and.reduce([self.known.find(end) >= 0 for end in ends])]
+            )
+            report.dropped["citations"]["dangling"] += int((~kept).sum())
+            batch = batch.filter(pa.array(kept))
         citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
         whole = (citing != NONE) & (cited != NONE)
         if not whole.all():
             report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
-        if self.known:
-            there = (self.known.find(citing) >= 0) & (self.known.find(cited) >= 0)
-            report.dropped["citations"]["dangling"] += int((whole & ~there).sum())
-            whole &= there
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
 
@@ -323,7 +328,8 @@ def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
     if settings["subset"] != "all":
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)
     if settings["field"]:
-        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower()).to_numpy(zero_copy_only=False)
+        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower())
+        matching = matching.fill_null(False).to_numpy(zero_copy_only=False)
         having = np.zeros(len(records), bool)
         having[pc.list_parent_indices(records["fields"]).to_numpy()[matching]] = True
         inside &= having
