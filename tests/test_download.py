@@ -145,15 +145,11 @@ def refused(shard: Shard, folder: Path, sentence: str) -> None:
 
 def test_a_file(site, tmp_path):
     shard, came = site.shard(), []
-    get(shard, tmp_path / "new" / "folder", came.append)
-    assert sum(came) == len(CONTENT) and len(came) > 1
-    get(shard, tmp_path / "new" / "folder")
-    assert len(site.asked) == 1, "a finished file is not asked for again"
-
-
-def test_an_empty_file_and_one_of_unknown_length(site, tmp_path):
+    for _ in range(2):
+        get(shard, tmp_path / "new" / "folder", came.append)
+    assert sum(came) == len(CONTENT) and len(came) > 1 and len(site.asked) == 1, "a finished file is not asked for again"
+    get(site.shard(Page(chunked=True)), tmp_path / "of unknown length")
     assert download.download(site.shard(Page(b"")), tmp_path / "empty").read_bytes() == b""
-    get(site.shard(Page(chunked=True)), tmp_path / "chunked")
 
 
 WEAK = {"ETag": 'W/"one"', "Last-Modified": TUESDAY}
@@ -239,7 +235,7 @@ def test_a_file_that_shrank_and_a_note_that_a_kill_left_empty(site, tmp_path):
     "right, wrong",
     [
         (f"#sha256={hashlib.sha256(CONTENT).hexdigest().upper()}", f"#sha256={'0' * 64}"), (f"#md5={MD5}", f"#md5={'0' * 32}"),
-        ({"Content-MD5": RIGHT}, {"Content-MD5": WRONG}), ({"x-goog-hash": f"crc32c=AAAAAA==,md5={RIGHT}"}, {"x-goog-hash": f"md5={WRONG}"}),
+        ({"Content-MD5": RIGHT}, {"Content-MD5": WRONG}), ({"x-goog-hash": f"crc32c=AAAAA==,md5={RIGHT}"}, {"x-goog-hash": f"md5={WRONG}"}),
         ({"ETag": f'"{MD5}"'}, {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "AES256"}),
     ],
     ids=["sha256", "md5", "Content-MD5", "Google", "Amazon"],
@@ -266,16 +262,17 @@ def test_checksums(site, tmp_path, right, wrong):
 def test_what_looks_like_a_checksum_but_is_none(site, tmp_path, server, headers):
     site.server = server
     get(site.shard(Page(headers=headers)), tmp_path)
+    get(site.shard(Page(headers={"Content-MD5": WRONG}), fragment=f"#md5={MD5}"), tmp_path / "entry's before the published one")
 
 
-def test_the_checksum_of_the_entry_goes_before_the_published_one(site, tmp_path):
-    get(site.shard(Page(headers={"Content-MD5": WRONG}), fragment=f"#md5={MD5}"), tmp_path)
-
-
-@pytest.mark.parametrize("status, code", [(401, 22), (403, 22), (404, 22), (410, 22), (304, "")])
-def test_refusals(site, tmp_path, status, code):
-    refused(site.shard(Page(b"", {}, status)), tmp_path, rf"papers.jsonl.gz did not come \(HTTP {status}; .*{code}.*\): check address")
-    assert len(site.asked) == 1
+def test_refusals(site, tmp_path):
+    for status, code in ((401, 22), (403, 22), (404, 22), (410, 22), (304, "")):
+        site.asked = []
+        refused(site.shard(Page(b"", {}, status)), tmp_path, rf"papers.jsonl.gz did not come \(HTTP {status}; .*{code}.*\): check address")
+        assert len(site.asked) == 1
+    for content in (b"\xef\xbb\xbf\n <!DOCTYPE html><title>Quota exceeded</title>", b"<html><body>Sorry"):
+        refused(site.shard(Page(content)), tmp_path, "is a web page and was deleted")
+        assert not list(tmp_path.glob("*.part"))
 
 
 def test_trouble_that_passes_and_trouble_that_stays(site, tmp_path, waits, monkeypatch):
@@ -290,27 +287,18 @@ def test_trouble_that_passes_and_trouble_that_stays(site, tmp_path, waits, monke
     )
 
 
-def test_a_server_that_falls_silent(site, tmp_path, monkeypatch):
+def test_a_redirect_and_a_server_that_falls_silent(site, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "CURL", [option.replace("60", "1") for option in download.CURL])
-    site.pauses = [0]
-    get(site.shard(), tmp_path)
-    assert len(site.asked) == 2
-
-
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbf\n <!DOCTYPE html><title>Quota exceeded</title>", b"<html><body>Sorry"])
-def test_a_web_page_instead_of_a_dump(site, tmp_path, content):
-    refused(site.shard(Page(content)), tmp_path, "is a web page and was deleted")
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_redirects(site, tmp_path):
     shard = site.shard(Page(b"", {"Location": f"/store/1?Signature={SECRET}"}, 302))
-    site.pages["/store/1"], site.drops = Page(), [0, 5000]
+    site.pages["/store/1"], site.drops, site.pauses = Page(), [0, 5000], [3_000_000] * 4 + [0]
     get(shard, tmp_path)
     assert site.ranges() == [None, None, "bytes=5000-", "bytes=5000-"] and shard.name.endswith("-papers.jsonl.gz")
+    site.pages["/silent"] = Page()
+    get(shards_of(site.url("/silent"))[0], tmp_path)
+    assert site.ranges()[4:] == [None, None]
 
 
-def test_a_disk_that_is_too_small_or_fills_up(site, tmp_path, monkeypatch):
+def test_no_room_no_place_no_curl(site, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda path: types.SimpleNamespace(f_bavail=52_000, f_frsize=1000))
         refused(site.shard(), tmp_path, r"has no room for [0-9a-f]+-papers.jsonl.gz, 0.00 GB; make room")
@@ -328,10 +316,8 @@ def test_a_disk_that_is_too_small_or_fills_up(site, tmp_path, monkeypatch):
     assert site.ranges()[2:] == ["bytes=1000000-"]
     (tmp_path / "file").touch()
     refused(site.shard(), tmp_path / "file", r"was not written \(\[Errno 17\] File exists")
-
-
-def test_without_curl(site, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / f"{site.shard().name}").unlink()
+    monkeypatch.setenv("PATH", "")
     refused(site.shard(), tmp_path, r"was not written \(\[Errno 2\] No such file or directory: 'curl'\): it takes curl")
 
 
@@ -391,41 +377,34 @@ def test_a_name_is_stable_unique_and_safe(site, tmp_path):
 DRIVE = shards_of(f"drive:1AbCdEfGhIjKlMnOp#md5={MD5}")[0]
 
 
-def giving(content: bytes):
-    def give(*, id, output, use_cookies, resume):  # what gdown 5 and 6 both take
-        assert id == "1AbCdEfGhIjKlMnOp" and resume and not use_cookies
-        Path(output).write_bytes(content)
-        return output
+def answering(outcome):
+    """gdown's `download`, as 5 and 6 both take it, or Colab's `get`: it raises `outcome`, writes it to `output`, or returns it."""
 
-    return give
+    def answer(name="", *, id="", output="", use_cookies=False, resume=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, bytes):
+            assert id == "1AbCdEfGhIjKlMnOp" and resume and not use_cookies
+            return Path(output).write_bytes(outcome) and output
+        return outcome
 
-
-def raising(error: Exception):
-    def give(**arguments):
-        raise error
-
-    return give
-
-
-class DownloadError(Exception):
-    """gdown 6's."""
+    return answer
 
 
 @pytest.mark.parametrize(
-    "give, sentence",
+    "outcome, sentence",
     [
-        (giving(CONTENT), ""), (giving(b"<!DOCTYPE html>Google Drive - Quota exceeded"), "is a web page"),
-        (lambda **arguments: None, r"1AbCdEfGhIjKlMnOp could not be downloaded \(nothing was downloaded\): share it with"),  # gdown 5
-        (raising(DownloadError("Too many users have viewed\nor downloaded this file recently.")), "add a copy to your own Drive"),
-        (raising(RuntimeError("Cannot retrieve the public link of the file.")), "share it with «anyone with the link»"),
-        (giving(CONTENT[:-1]), r"is damaged \(not md5 [0-9a-f]{32}\) and was deleted"),
+        (CONTENT, ""), (CONTENT[:-1], r"is damaged \(not md5 [0-9a-f]{32}\) and was deleted"), (b"<!DOCTYPE html>Quota", "is a web page"),
+        (None, r"1AbCdEfGhIjKlMnOp could not be downloaded \(nothing was downloaded\): share it with «anyone with the link»"),  # gdown 5
+        (RuntimeError("Too many users have viewed\nor downloaded this file recently."), "add a copy to your own Drive"),
     ],
+    ids=["whole", "cut off", "a page", "nothing", "too many"],
 )  # fmt: skip
-def test_a_file_on_drive(monkeypatch, tmp_path, give, sentence):
+def test_a_file_on_drive(monkeypatch, tmp_path, outcome, sentence):
     import gdown
 
     assert {"id", "output", "use_cookies", "resume"} <= set(inspect.signature(gdown.download).parameters)
-    monkeypatch.setattr(gdown, "download", give)
+    monkeypatch.setattr(gdown, "download", answering(outcome))
     came = []
     refused(DRIVE, tmp_path, sentence) if sentence else get(DRIVE, tmp_path, came.append)
     assert sum(came) == (0 if sentence else len(CONTENT))
@@ -487,10 +466,9 @@ def test_a_list_that_is_refused_or_is_none(s2, page):
 
 @pytest.mark.parametrize("secret", [KEY, None, RuntimeError("SecretNotFoundError, NotebookAccessError, TimeoutException")])
 def test_the_key_from_colab(s2, monkeypatch, secret):
-    answer = raising(secret) if isinstance(secret, Exception) else {"S2_API_KEY": secret}.get
     monkeypatch.delenv("S2_API_KEY")
     monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
-    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=types.SimpleNamespace(get=answer)))
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=types.SimpleNamespace(get=answering(secret))))
     if secret == KEY:
         assert len(shards_of("s2:papers")) == 2 and s2.asked[1][1]["x-api-key"] == KEY
     else:
