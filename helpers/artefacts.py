@@ -90,7 +90,8 @@ def _flush(path: Path) -> None:
 def write_json(path: str | os.PathLike, value: dict) -> None:
     """Write `value` as an indented JSON file, whole or not at all."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's own escape of a file name's odd bytes
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -4,6 +4,7 @@ Memory is bounded by the papers (about 80 bytes each), not by the citations: tho
 """
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -34,8 +35,15 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    start = time.perf_counter()
     shards, report = read_shards(config)
+    read = time.perf_counter()
+    print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
     counts = combine(config, shards, report)
+    papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
+    print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
     shutil.rmtree(config.folder("shards"))
     return counts
 
@@ -68,6 +76,7 @@ def combine(config: Config, shards: list[Path], report) -> dict:
                 "incomplete": _nonzero(report.incomplete),
             },
             "citations": {"read": report.read["citations"], "kept": kept, "dropped": _nonzero(dropped)},
+            "other_ids": {"read": report.read["ids"], "dropped": _nonzero(report.dropped["ids"])},
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
             "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,

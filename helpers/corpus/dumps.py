@@ -1,8 +1,11 @@
 """From paths to batches: which files a dump has, which reader each of them needs, and what can be wrong with a file as a whole."""
 
+import codecs
 import contextlib
 import gzip
 import io
+import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -14,22 +17,24 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from helpers.corpus import openalex, s2_open_corpus, tables
+from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.download import remote
 from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
 from helpers.errors import DumpError
 
 try:
     from isal.igzip import IGzipFile as GzipFile  # twice as fast
+    from isal.isal_zlib import error as InflateError
 except ImportError:
     from gzip import GzipFile
+    from zlib import error as InflateError
 
-JSON_FORMATS = (s2_open_corpus, openalex)
-ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
+JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
+ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 18  # bytes read at a time
-MOST_LINE = 1 << 26  # bytes of the longest line that may be a record
-DAMAGED = (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, NotImplementedError)  # isal's error is zlib's
+MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
+DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,12 @@ class DumpFile:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
-        if not self.member:
-            return self.path.stat().st_size
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.getinfo(self.member).compress_size
+        """Bytes on disk; raises DumpError where the file is gone."""
+        with _sentences(self):
+            if not self.member:
+                return self.path.stat().st_size
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.getinfo(self.member).compress_size
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
@@ -63,48 +69,65 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     """
     files = []
     for dump in (Path(dump) for dump in dumps if not remote(str(dump))):
-        found = sorted(file for file in dump.rglob("*") if file.is_file() and ENDINGS.search(file.name)) if dump.is_dir() else [dump]
-        if not dump.exists():
-            raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
+        with _sentences(dump):
+            if not dump.exists():
+                raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
+            walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
+            found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
             raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .gz or .zip); give another path."
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
             )
-        for path in found:
+        for path in sorted(found):
             files += _members(path) if _is_zip(path) else [DumpFile(path)]
     return files
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _is_zip(path: Path) -> bool:
+    if not path.is_file():  # a pipe would wait for ever
+        return False
     with _sentences(path), open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _members(path: Path) -> list[DumpFile]:
     with _sentences(path), zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    if climbing := [name for name in names if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts]:
-        raise DumpError(f"{path} holds a file whose path climbs out of the archive ({climbing[0]!r}); get the dump from its source again.")
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    for name in names:
+        if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
+            raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
     if not (found := sorted(name for name in names if ENDINGS.search(PurePosixPath(name).name))):
         raise DumpError(f"{path} is a zip archive without a dump's files (.jsonl, .json, .csv, .tsv, .txt or .gz); give another path.")
     return [DumpFile(path, name) for name in found]
 
 
 @contextlib.contextmanager
-def _sentences(file) -> Iterator[None]:
-    """Turn what can be wrong with a whole file into one sentence; raises DumpError."""
+def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
     try:
         yield
     except EOFError as error:
-        raise DumpError(f"{file} is cut off in the middle; download it again.") from error
+        at = f", at byte {byte():,}" if byte else ""
+        raise DumpError(f"{file} is cut off in the middle{at}; download it again.") from error
     except DAMAGED as error:
-        raise DumpError(
-            f"{file} is damaged ({str(error).splitlines()[0] if str(error) else 'no reason known'}); download it again."
-        ) from error
+        at = f" before byte {byte():,}" if byte else ""
+        raise DumpError(f"{file} is damaged{at} ({_line(error)}); download it again.") from error
     except pa.ArrowException as error:
-        raise DumpError(f"{file} cannot be read as a table: {str(error).splitlines()[0]}; repair or download it again.") from error
+        raise DumpError(f"{file} cannot be read as a table: {_line(error)}; repair or download it again.") from error
     except OSError as error:
-        raise DumpError(f"{file} cannot be read: {error.strerror or error}; check the path and its permissions.") from error
+        if error.errno is None:  # not the system's but a library's, about what it read
+            raise DumpError(f"{file} is damaged ({_line(error)}); download it again.") from error
+        raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library says, which may quote what it read."""
+    line = next(iter(str(error).splitlines()), "") or "no reason known"
+    return "".join(mark if mark.isprintable() else "?" for mark in line[:200]).strip(". ")
 
 
 class _Counted(io.RawIOBase):
@@ -130,8 +153,13 @@ def _opened(file: DumpFile, on_bytes: Callable[[int], None] = lambda count: None
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
         else:
             whole = stack.enter_context(open(file.path, "rb", buffering=0))
+        stack.enter_context(_sentences(file, whole.tell))
         stream = io.BufferedReader(_Counted(whole, on_bytes), 1 << 20)
-        yield stack.enter_context(GzipFile(fileobj=stream)) if stream.peek(2)[:2] == b"\x1f\x8b" else stream
+        if stream.peek(2)[:2] == b"\x1f\x8b":
+            stream = stack.enter_context(GzipFile(fileobj=stream))
+        if stream.peek(3)[:3] == codecs.BOM_UTF8:  # Windows programs begin a text file with it
+            stream.read(3)
+        yield stream
 
 
 def reader_of(file: DumpFile):
@@ -140,27 +168,39 @@ def reader_of(file: DumpFile):
         if file.size == 0:
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as stream:
-            first = stream.readline(1 << 24)
+            first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
+            head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
+        if packed and first[:4] in (b"PAR1", ancestor.MAGIC):
+            raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
         if first[:4] == b"PAR1":
             return tables.Parquet(file)
-        if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
-            return _json_format(file)
-        return tables.Csv(file, first.decode("utf-8-sig", errors="replace").splitlines()[0])
+        if first[:4] == ancestor.MAGIC:
+            return ancestor.Ancestor(file)
+        if file.path.suffix.lower() in ancestor.PICKLES:
+            raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
+        try:
+            if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
+                return _json_format(file)
+            return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
+        except DumpError:
+            if aminer.UNREAD.search(head):
+                raise DumpError(f"{file} {aminer.ONLY}") from None
+            raise
 
 
 def _json_format(file: DumpFile):
     with _opened(file) as stream:
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
-                record = msgspec.json.decode(stream.readline(CHUNK).strip(BLANK))
+                record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK))
                 for reader in JSON_FORMATS if isinstance(record, dict) else ():
                     if reader.recognises(record):
                         return reader
     raise DumpError(
         f"{file}: none of the first {FIRST_LINES} lines is a record of a known format "
-        "(S2 Open Research Corpus, OpenAlex works); see the README's list of dumps."
+        "(S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP); see the README's list of dumps."
     )
 
 
@@ -172,7 +212,9 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """
     reader = reader_of(file)
     with _sentences(file), _opened(file, on_bytes) as stream:
-        if isinstance(reader, tables.Table):
+        if isinstance(reader, ancestor.Ancestor):
+            yield from reader.batches(on_bytes, report)
+        elif isinstance(reader, tables.Table):
             yield from reader.batches(stream, report)
         else:
             yield from json_batches(_blocks(stream), file, reader, report)

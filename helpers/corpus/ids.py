@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
-from helpers.corpus.keys import KeyTable, ids_of, keys_of
+from helpers.corpus.keys import KeyTable, ids_of
 from helpers.corpus.shards import KEPT, same_key
 from helpers.errors import DumpError
 
@@ -63,6 +63,9 @@ class Ids:
         recorded, named = np.flatnonzero(self.state[some] == INSIDE), np.flatnonzero((self.state[some] == UNRECORDED) & (place >= 0))
         plain = np.setdiff1d(np.arange(len(some)), np.concatenate([recorded, named]))
         parts = [self.kept.take(place[recorded])] if len(recorded) else []
+        if parts and self.renamed[some[recorded]].any():  # a record known by another id only
+            own = pc.if_else(pa.array(self.renamed[some[recorded]]), ids_of(self.key[some[recorded]]), parts[0]["paper_id"])
+            parts[0] = parts[0].set_column(0, KEPT.field(0), own)
         for rows, ids in ((named, lambda: self.names.take(place[named])["id"]), (plain, lambda: ids_of(self.key[some[plain]]))):
             if len(rows):
                 parts.append(
@@ -95,9 +98,9 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
             papers["outside the subset"] += int((all_numbers < 0).sum())
     papers["outside the subset"] += int((state == OUTSIDE).sum())
     of_record = np.concatenate([np.empty(0, np.int32), *of_record])
-    _refuse_shared_keys(ids, of_record, last)
     is_last = last[of_record] == np.arange(len(of_record))
-    mapped = table.add if keep_unrecorded else table.find
+    joins = any((shard / "other_ids.u64").exists() for shard in shards)
+    mapped = table.add if keep_unrecorded or joins else table.find
     with open(edges, "wb") as file:
         first = 0
         for shard in shards:
@@ -117,11 +120,14 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
                 _write_edges(file, mapped(citing), mapped(cited), 0, np.ones(len(citing), bool), dropped)
     if table.count > MOST_PAPERS:
         raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, last = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1)
-    ids.place = last.astype(np.int64)
-    del last
+    ids.state, ids.place = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
+    ids.renamed = np.broadcast_to(False, table.count)
+    if joins:
+        papers["duplicate id"] += _join_other_ids(ids, table, shards, edges)
     _mark_outside(shards, table, ids.state)
     _find_names(ids, table, shards)
+    if joins and not keep_unrecorded:
+        ids.state[ids.state == UNRECORDED] = OUTSIDE
     return ids
 
 
@@ -158,17 +164,37 @@ def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, val
         dropped["dangling"] += missing
     edges = np.empty((int((valid & known).sum()), 2), np.uint32)
     edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-    file.write(memoryview(edges).cast("B"))
+    file.write(edges)
 
 
-def _refuse_shared_keys(ids: Ids, of_record: np.ndarray, last: np.ndarray) -> None:
-    """Raise DumpError where two records with one key have different ids."""
-    double = np.flatnonzero(last[of_record] != np.arange(len(of_record)))
-    for first in range(0, len(double), KEYS_AT_A_TIME // 8):
-        some = double[first : first + KEYS_AT_A_TIME // 8]
-        here, there = (ids.kept.take(rows.astype(np.int64))["paper_id"] for rows in (some, last[of_record[some]]))
-        if not pc.all(pc.equal(here, there)).as_py():
-            raise DumpError(same_key(here.filter(pc.not_equal(here, there))[0].as_py()))
+def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
+    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns records that lose.
+
+    Only ids of papers that records or citations name matter: memory follows the papers, not the table.
+    """
+    pairs = [np.empty((2, 0), np.int32)]
+    for shard in shards:
+        for others, own in zip(_pieces(shard / "other_ids.u64", np.uint64), _pieces(shard / "paper_ids.u64", np.uint64), strict=True):
+            known = (table.find(others) >= 0) | (table.find(own) >= 0)
+            pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    here, there = np.concatenate(pairs, axis=1)
+    ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
+    ids.renamed, root = np.zeros(table.count, bool), np.arange(table.count, dtype=np.int32)
+    root[here] = there
+    root = root[root]
+    _mark_outside(shards, table, ids.state)
+    moved = np.flatnonzero(root != np.arange(len(root)))
+    lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
+    lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
+    ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
+    outside = root[moved[ids.state[moved] == OUTSIDE]]
+    ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    ids.state[moved] = UNRECORDED
+    if edges.stat().st_size:
+        mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
+        for some in np.split(mapped, range(KEYS_AT_A_TIME, len(mapped), KEYS_AT_A_TIME)):
+            some[:, 0], some[:, 1] = root[some[:, 0]], 2 * root[some[:, 1] >> 1].astype(np.uint32) + (some[:, 1] & 1)
+    return lost
 
 
 def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
@@ -182,21 +208,31 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
 
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
-    """Where the id of each unrecorded paper is to be found: its name's row, or its key; and that no two ids share a key."""
+    """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
     ids.key, checks = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32)
     slots, numbers = table.contents()
     ids.key[numbers] = slots
-    for batch in ids.kept:
-        keys, of_batch = keys_of(batch["paper_id"])
-        checks[table.find(keys)] = of_batch
+    row = 0
+    for shard in shards:
+        for keys, of_piece in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "checks.u32", np.uint32), strict=True):
+            if len(differing := _differing(checks, table.find(keys), of_piece)):
+                raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))
+            row += len(keys)
     row = 0
     for batch in ids.names:
-        numbers, of_batch = table.find(batch["key"].to_numpy()), batch["check"].to_numpy()
-        known = numbers >= 0
-        new = known & (checks[numbers] == 0)
-        checks[numbers[new]] = of_batch[new]
-        if len(differing := np.flatnonzero(known & (checks[numbers] != of_batch))):
-            raise DumpError(same_key(batch["id"][differing[0]].as_py()))
-        unrecorded = known & (ids.state[numbers] == UNRECORDED)
-        ids.place[numbers[unrecorded]] = row + np.flatnonzero(unrecorded)
+        numbers = table.find(batch["key"].to_numpy())
+        if len(differing := _differing(checks, numbers, batch["check"].to_numpy())):
+            raise DumpError(same_key(f"The id {batch['id'][int(differing[0])].as_py()!r}"))
+        unrecorded = np.flatnonzero(numbers >= 0)
+        unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
+        ids.place[numbers[unrecorded]] = row + unrecorded
         row += batch.num_rows
+
+
+def _differing(checks: np.ndarray, numbers: np.ndarray, of_these: np.ndarray) -> np.ndarray:
+    """Note the checks of some papers (-1 is none); returns the places of those that differ from an earlier one."""
+    known = np.flatnonzero(numbers >= 0)
+    numbers, of_these = numbers[known], of_these[known]
+    new = checks[numbers] == 0
+    checks[numbers[new]] = of_these[new]
+    return known[checks[numbers] != of_these]

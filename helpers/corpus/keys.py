@@ -18,6 +18,7 @@ NONE = np.uint64(2**64 - 1)  # no id; an empty slot
 HASHED = np.uint64(1 << 63)
 LETTER = 56  # bit at which the letter of a key begins
 MOST_DIGITS = 15
+SPACE = 32  # the highest ASCII code of white space and control characters
 AHEAD = 24  # keys prefetched ahead
 FULLEST = 0.6  # share of the table's slots in use before it grows
 
@@ -34,6 +35,10 @@ def _mixed(h):
 def _keys(offsets, text, keys, checks):
     for i in range(len(keys)):
         first, last = offsets[i], offsets[i + 1]
+        while first < last and text[first] <= SPACE:
+            first += 1
+        while first < last and text[last - 1] <= SPACE:
+            last -= 1
         checks[i] = 0
         if first == last:
             keys[i] = NONE
@@ -63,7 +68,10 @@ def _keys(offsets, text, keys, checks):
 
 
 def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array; NONE for one that is null or empty, check 0 for a number."""
+    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array, without white space and NULs around them.
+
+    NONE for one that is null or empty, check 0 for a number.
+    """
     keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
     if len(ids):
         if ids.null_count:
@@ -74,8 +82,8 @@ def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ids_of(keys: np.ndarray) -> pa.Array:
-    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; of no use for hashed ones."""
-    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [""] * 128)  # by the key's highest byte
+    """The ids of keys uint64 (n,) that are numbers, perhaps behind a letter; null for hashed ones."""
+    letters = pa.array([""] * 65 + [chr(letter) for letter in range(65, 128)] + [None] * 128)  # by the key's highest byte
     numbers = pa.array(keys & np.uint64((1 << LETTER) - 1)).cast(pa.string())
     return pc.binary_join_element_wise(letters.take(pa.array(keys >> np.uint64(LETTER))), numbers, "")
 

@@ -3,7 +3,8 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import numba
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
+BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
@@ -36,12 +38,28 @@ CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 
 
+class JsonFormat(NamedTuple):
+    """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
+
+    SCHEMA: pa.Schema
+    Record: type[msgspec.Struct]  # the fields wanted of a line; all others are passed over
+    recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
+    row: Callable[
+        [msgspec.Struct], tuple
+    ]  # the values of SCHEMA, in its order, years as they come, texts not yet tidied; ValueError: malformed
+
+
+def kind_of(schema: pa.Schema) -> str:
+    """What a report calls the records of a schema."""
+    return "papers" if schema is PAPERS else "citations" if schema is CITATIONS else "ids"
+
+
 class Report:
     """Counts of records read and dropped and of fields missing, by reason, with the place of the first of each."""
 
     def __init__(self):
-        self.read = Counter()  # "papers", "citations", and "records": lines of either kind
-        self.dropped = {"papers": Counter(), "citations": Counter()}  # reason -> records
+        self.read = Counter()  # "papers", "citations", "ids" (other ids of papers), and "records": lines of any kind
+        self.dropped = {"papers": Counter(), "citations": Counter(), "ids": Counter()}  # reason -> records
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
@@ -56,13 +74,13 @@ class Report:
         self.first = {**other.first, **self.first}
 
     def count(self, kind: str, records: int = 1) -> None:
-        """Count records read of "papers" or "citations", whether good or bad."""
+        """Count records read of "papers", "citations" or "ids", whether good or bad."""
         self.read[kind] += records
         self.read["records"] += records
 
-    def drop(self, kind: str, reason: str, place: str) -> None:
-        """Count one dropped record of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
-        self.dropped[kind][reason] += 1
+    def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
+        """Count dropped records of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
+        self.dropped[kind][reason] += records
         self.first.setdefault(reason, place)
 
     def lacks(self, reason: str, place: str) -> None:
@@ -89,6 +107,22 @@ def text(value) -> str | None:
     return " ".join(value.replace("\0", " ").split()) or None
 
 
+def identifier(value) -> str | None:
+    """An id, which some dumps write as a string and some as a number; None for anything else or empty."""
+    return str(value) if type(value) is int else text(value)
+
+
+def mapping(value) -> dict:
+    """An object field; {} where it is missing or of another type."""
+    return value if isinstance(value, dict) else {}
+
+
+def named(value, key: str) -> list[str]:
+    """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
+    entries = value if isinstance(value, list) else []
+    return list(dict.fromkeys(filter(None, (text(mapping(entry).get(key)) for entry in entries))))
+
+
 def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
     if not isinstance(value, list):
@@ -101,7 +135,8 @@ def year(value, report: Report, place: str) -> int | None:
     if value in (None, ""):
         report.lacks("no year", place)
         return None
-    match = YEAR.fullmatch(str(value)[:64])
+    value = str(value) if type(value) is float else value
+    match = YEAR.fullmatch(value) if isinstance(value, str) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
     report.lacks("impossible year", place)
@@ -111,10 +146,9 @@ def year(value, report: Report, place: str) -> int | None:
 def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
     """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, how many, bytes (None: a line too long to be a record).
 
-    The reader is a module with `Record`, a msgspec.Struct of the fields it wants, and `row(record)`, the values of SCHEMA in its order
-    (years as they come, texts not yet tidied); where that raises ValueError the line is dropped as malformed.
+    The reader is a JsonFormat, or a module like one; where its `row` raises ValueError the line is dropped as malformed.
     """
-    decoder, kind = msgspec.json.Decoder(reader.Record), "papers" if reader.SCHEMA is PAPERS else "citations"
+    decoder, kind = msgspec.json.Decoder(reader.Record), kind_of(reader.SCHEMA)
 
     def row_of(line: bytes, number: int) -> tuple | None:
         """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
@@ -125,7 +159,7 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             report.count(kind)
             report.drop(kind, "malformed", f"{file.name}, line {number}")
 
-    numbers, columns = [], [[] for _ in reader.SCHEMA]
+    numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
     for first, count, block in blocks:
         try:  # nearly always: a record a line
             rows = [reader.row(record) for record in decoder.decode_lines(block)]
@@ -138,24 +172,26 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
             rows, found = [row for row, _ in kept], [i for _, i in kept]
         numbers.extend(found)
+        size += len(block or b"")
         for column, values in zip(columns, zip(*rows, strict=True), strict=False):
             column.extend(values)
-        if len(numbers) >= BATCH_RECORDS:
+        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
             yield _batch(columns, numbers, file, reader.SCHEMA, report)
-            numbers, columns = [], [[] for _ in reader.SCHEMA]
+            numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
     yield _batch(columns, numbers, file, reader.SCHEMA, report)
 
 
 def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
     columns = dict(zip(schema.names, columns, strict=True))
-    report.count("papers" if schema is PAPERS else "citations", len(numbers))
+    report.count(kind_of(schema), len(numbers))
     arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name != "year"}
     if schema is PAPERS:
 
         def place(i):
             return f"{file.name}, line {numbers[i]}"
 
-        arrays["year"] = _years(columns["year"], report, place)
+        years = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(columns["year"])]
+        arrays["year"] = pa.array(years, pa.int32())
         for i in np.flatnonzero(arrays["title"].is_null()):
             report.lacks("no title", place(i))
     batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
@@ -165,16 +201,6 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
             report.drop("papers", "malformed", place(i))
         batch = batch.filter(batch["paper_id"].is_valid())
     return batch
-
-
-def _years(values, report: Report, place) -> pa.Array:
-    try:
-        years = np.array(values, np.int32)  # nearly always whole numbers
-        wrong = np.flatnonzero((years < FIRST_YEAR) | (years > LAST_YEAR))
-    except (TypeError, ValueError, OverflowError):
-        years, wrong = None, range(len(values))
-    wrong = {i: year(values[i], report, place(i)) for i in wrong}
-    return pa.array(years if not wrong else [wrong.get(i, value) for i, value in enumerate(values)], pa.int32())
 
 
 @numba.njit(cache=True, nogil=True)

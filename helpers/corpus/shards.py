@@ -2,8 +2,9 @@
 
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
-keys and whether they are inside (`records.u64`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a table of ids
-`other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`, its counts.
+keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`,
+its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -13,36 +14,40 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.artefacts import new_folder, read_json, write_json
+from helpers.artefacts import new_folder, read_json, sentences_for_disk_errors, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
-from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
-from helpers.errors import ArtefactError, UserError
+from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
+from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 1  # of what a shard holds: another one is read again
+VERSION = 2  # of what a shard holds: another one is read again
 RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
 KEPT = pa.schema(
     [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
 )
 NAMES = pa.schema([("key", pa.uint64()), ("check", pa.uint32()), ("id", pa.string())])
-READING_SETTINGS = ("subset", "field", "first_year", "last_year", "keep_unrecorded")
+READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
+DOWNLOADS = "downloads"
+S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
@@ -54,29 +59,48 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     """
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
-    late = [not config.keep_unrecorded and _has_citations(file) for file in files]
+    schemas = [_schema(file) for file in files]
+    late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
+    _tell_strangers([file for file in files if not isinstance(file, Shard)])
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
-        for stale in set(folder.iterdir()) - set(shards):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        for stale in set(folder.iterdir()) - {*shards, folder / DOWNLOADS}:
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
+    if finished := sum((shard / MANIFEST).exists() for shard in shards):
+        print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
         todo = [
             (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
         ]
         if todo:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
-            _read_all(todo, settings, known, f"{len(files)} files" if len(files) > 1 else "")
+            _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
     return shards, report
 
 
-def _has_citations(file) -> bool:
-    """Whether a file holds citations alone. A format that nobody knows is a DumpError here, before hours of reading."""
-    return file.source.startswith("s2:citations") if isinstance(file, Shard) else dumps.reader_of(file).SCHEMA is CITATIONS
+def _schema(file) -> pa.Schema:
+    """What a file holds. A format that nobody knows is a DumpError here, before hours of reading."""
+    if isinstance(file, Shard):
+        return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
+    return dumps.reader_of(file).SCHEMA
+
+
+def _tell_strangers(files: list[dumps.DumpFile]) -> None:
+    """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
+    groups = {}
+    for file in files:
+        reader = dumps.reader_of(file)
+        formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+        formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+    for formats in groups.values():
+        if len(formats) > 1:
+            formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
+            print(f"Files of one series have different formats, all are read: {formats}")
 
 
 def _name(place: int, file, settings: dict) -> str:
@@ -90,17 +114,18 @@ def _name(place: int, file, settings: dict) -> str:
 def _save_known(folder: Path, shards: list[Path]) -> Path:
     """The keys of the records inside the subset, as a table for all workers."""
     table = KeyTable()
+    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
-    table.save(folder / "known")
+    with sentences_for_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(folder / "known")
     return folder / "known"
 
 
-def _read_all(todo: list, settings: dict, known: Path | None, of: str) -> None:
+def _read_all(todo: list, settings: dict, known: Path | None) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
-    if of:
-        print(f"{len(todo)} of {of} to read")
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
         if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
             _read_in_processes(todo, settings, known, bar)
@@ -135,10 +160,15 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
         except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
             pool.shutdown(cancel_futures=True)
             raise
-        except BaseException:
+        except BaseException as error:
             for process in list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise ArtefactError(
+                    "A process that read the dump was killed, most likely for want of memory; run this again: it goes on after the files "
+                    "that were read whole."
+                ) from error
             raise
 
 
@@ -168,7 +198,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
     settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
     """
     if isinstance(file, Shard):
-        path = download(file, shard.parent / "downloads", on_bytes)
+        path = download(file, shard.parent / DOWNLOADS, on_bytes)
         _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
         path.unlink()
     else:
@@ -178,7 +208,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
 def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
     report = Report()
     with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
-        columns = _Columns(folder, stack, settings["keep_unrecorded"], known)
+        columns = _Columns(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
                 columns.add_citations(batch, report)
@@ -206,15 +236,15 @@ def _without_garbage_collection():
 class _Columns:
     """The open files of one shard."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, named: bool, known: Path | None):
-        self.folder, self.stack, self.named, self.files = folder, stack, named, {}
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
+        self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self.files[name].write(np.ascontiguousarray(values))
 
     def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
         if name not in self.files:
@@ -224,7 +254,7 @@ class _Columns:
     def keys(self, ids: pa.Array) -> np.ndarray:
         """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
         keys, checks = keys_of(ids)
-        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE)) if self.named else ()
+        hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             before = self.seen.count
             numbers = self.seen.add(keys[hashed])
@@ -234,21 +264,26 @@ class _Columns:
                 self.checks = np.concatenate([self.checks, np.empty(self.seen.count + len(self.checks), np.uint32)])
             self.checks[before : self.seen.count] = checks[new]
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
-                raise ArtefactError(same_key(ids[hashed[differing[0]]].as_py()))
+                raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
+                if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
+                    names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
                 self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
+        if self.known:
+            ends = [keys_of(batch[name])[0] for name in CITATIONS.names]
+            kept = np.logical_or.reduce(
+                [*(end == NONE for end in ends), np.logical_and.reduce([self.known.find(end) >= 0 for end in ends])]
+            )
+            report.dropped["citations"]["dangling"] += int((~kept).sum())
+            batch = batch.filter(pa.array(kept))
         citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
         whole = (citing != NONE) & (cited != NONE)
         if not whole.all():
             report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
-        if self.known:
-            there = (self.known.find(citing) >= 0) & (self.known.find(cited) >= 0)
-            report.dropped["citations"]["dangling"] += int((whole & ~there).sum())
-            whole &= there
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
 
@@ -257,7 +292,9 @@ class _Columns:
             self.write(f"{name}s.u64", keys_of(batch[name])[0])
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
-        self.write("records.u64", keys_of(batch["paper_id"])[0])
+        keys, checks = keys_of(batch["paper_id"])
+        self.write("records.u64", keys)
+        self.write("checks.u32", checks)
         self.write("inside.u8", inside.astype(np.uint8))
         listed = sum(len(column.values) for column in (batch["references"], batch["cited_by"]))
         report.read["citations"] += listed
@@ -280,9 +317,9 @@ class _Columns:
         self.write_batch("papers.arrow", batch.select(RECORD_COLUMNS))
 
 
-def same_key(paper_id: str) -> str:
+def same_key(which: str) -> str:
     """What to say of an id that has the same 64-bit key as another one: never seen, but not impossible."""
-    return f"The id {paper_id!r} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
+    return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
 def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
@@ -291,7 +328,8 @@ def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
     if settings["subset"] != "all":
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)
     if settings["field"]:
-        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower()).to_numpy(zero_copy_only=False)
+        matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower())
+        matching = matching.fill_null(False).to_numpy(zero_copy_only=False)
         having = np.zeros(len(records), bool)
         having[pc.list_parent_indices(records["fields"]).to_numpy()[matching]] = True
         inside &= having

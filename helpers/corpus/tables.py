@@ -4,7 +4,9 @@
 - a papers table `id` or `paper_id`, `title`, `year`, perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
 """
 
+import codecs
 import csv
+import io
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, text, year
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, text, texts, year
 from helpers.errors import DumpError
 
 COLUMNS = {  # what a batch calls it -> what tables call it
@@ -26,6 +28,10 @@ COLUMNS = {  # what a batch calls it -> what tables call it
     "fields": ("fields",),
     "references": ("references",),
 }
+BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
+MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
+SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
+codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 
 
 def columns_of(header: list[str]) -> dict[str, str]:
@@ -43,21 +49,26 @@ class Table:
     def __init__(self, file, names: list[str]):
         self.file, self.columns = file, columns_of(names)
         if not self.columns:
-            found = (
-                f"found {', '.join(names[:8])}; rename the columns"
-                if len(names) > 1 and names[0].isprintable()
-                else "this is no citation dump of a known format"
-            )
+            found = ", ".join(name[:30] for name in names[:8])
+            known = len(names) > 1 and found.isprintable()
+            found = f"found {found}; rename the columns" if known else "this is no citation dump of a known format"
             raise DumpError(f"{file}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
+        if doubled := [column for column in self.columns.values() if names.count(column) > 1]:
+            raise DumpError(f"{file} has more than one column {doubled[0]!r}; rename the others.")
         self.SCHEMA = CITATIONS if "cited" in self.columns else PAPERS
 
     def batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
         rows_read = 0
-        for batch in self.raw_batches(stream, report):
-            make = _citations if self.SCHEMA is CITATIONS else _papers
-            yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
-            rows_read += batch.num_rows
+        try:
+            for batch in self.raw_batches(stream, report):
+                make = _citations if self.SCHEMA is CITATIONS else _papers
+                yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
+                rows_read += batch.num_rows
+        except pa.ArrowException as error:
+            too_long = f"one of more than {BLOCK:,} bytes, perhaps for want of a closing quotation mark"
+            reason = too_long if "straddl" in str(error) else error
+            raise pa.ArrowInvalid(f"after row {rows_read:,}: {reason}") from error
 
 
 class Csv(Table):
@@ -70,15 +81,17 @@ class Csv(Table):
     def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of strings."""
         kind, tabs, columns = "citations" if self.SCHEMA is CITATIONS else "papers", self.delimiter == "\t", list(self.columns.values())
+        stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
-            report.count(kind)
-            report.drop(kind, "malformed", f"{self.file.name}, line {row.number}")
+            lines = 1 + row.text.count("\n")  # a quotation mark without its partner takes what follows with it
+            report.count(kind, lines)
+            report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
-        yield from pa.csv.open_csv(
+        for batch in pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 22),  # one thread: bad rows know their line
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK),  # one thread: bad rows know their line
             parse_options=pa.csv.ParseOptions(
                 delimiter=self.delimiter,
                 quote_char=False if tabs else '"',  # TSV has no quoting: a title may begin with a quotation mark
@@ -86,7 +99,46 @@ class Csv(Table):
                 invalid_row_handler=skip,
             ),
             convert_options=pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
-        )
+        ):
+            rows_read += batch.num_rows
+            if stream.quoted or stream.damaged:
+                lines = self.lines_of_bad_rows(batch)
+                for i in np.flatnonzero(lines).tolist():
+                    report.count(kind, int(lines[i]))
+                    report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
+                batch = batch.filter(pa.array(lines == 0))
+            yield batch
+
+    def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
+        lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
+        for name, column in self.columns.items():
+            values = batch.column(column).fill_null("")
+            ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
+            lines += ends
+            bad |= (ends > MOST_ENDS.get(name, 0)) | pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
+        return np.where(bad, lines, 0)
+
+
+class _Utf8(io.RawIOBase):
+    """A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks."""
+
+    def __init__(self, stream):
+        self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-8")("substitute")
+        self.damaged = self.quoted = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        kept = self._decoder.getstate()[0]
+        chunk = self._stream.read(size - len(kept))
+        self.quoted |= b'"' in chunk
+        if chunk.isascii() and not kept:
+            return chunk
+        text = self._decoder.decode(chunk, final=len(chunk) < size - len(kept))
+        self.damaged |= SUBSTITUTE in text
+        return text.encode()
 
 
 class Parquet(Table):
@@ -98,8 +150,18 @@ class Parquet(Table):
     def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of strings, and lists of them."""
         for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
-            arrays = [array if pa.types.is_list(array.type) else array.cast(pa.string()) for array in batch.columns]
-            yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+            yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
+
+
+def _as_text(array: pa.Array) -> pa.Array:
+    """Values as strings, lists as lists of strings; of floating point numbers the whole ones, up to where those can be told apart."""
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return array.cast(pa.list_(pa.string()))
+    if pa.types.is_floating(array.type):
+        values = array.to_numpy(zero_copy_only=False).astype(np.float64)
+        whole = (np.abs(values) < 2**53) & (values == np.floor(values))
+        array = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
+    return array.cast(pa.string())
 
 
 def _trimmed(batch: pa.RecordBatch, column: str) -> pa.Array:
@@ -125,7 +187,11 @@ def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, plac
         if paper_id is None:
             report.drop("papers", "no id", place(i))
             continue
-        title, fields = text(_unquoted(values["title"][i])), values.get("fields", {i: None})[i]
+        title = text(_unquoted(values["title"][i]))
+        fields, references = (
+            values["fields"][i] if "fields" in values else None,
+            values["references"][i] if "references" in values else None,
+        )
         if title is None:
             report.lacks("no title", place(i))
         rows.append(
@@ -134,10 +200,10 @@ def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, plac
                 "title": title,
                 "year": year(values["year"][i], report, place(i)) if "year" in values else None,
                 "venue": text(values["venue"][i]) if "venue" in values else None,
-                "fields": fields if isinstance(fields, list) else [field.strip() for field in (fields or "").split(";") if field.strip()],
+                "fields": texts(fields if isinstance(fields, list) else (fields or "").split(";")),
                 "is_cs": None if is_medline is None else False,
                 "is_medline": is_medline,
-                "references": (values["references"][i] or "").split() if "references" in values else [],
+                "references": texts(references) if isinstance(references, list) else (references or "").split(),
                 "cited_by": [],
             }
         )
