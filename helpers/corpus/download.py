@@ -93,7 +93,8 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
 
 def drive_refusal(what: str, reason: str) -> str:
     """The sentence for what Google does not hand out: a file or folder that is not shared, or was downloaded too often today."""
-    todo = "add a copy to your own Drive" if re.search("many.*(users|accesses)", reason, re.I) else "check that it is shared with «anyone with the link»"
+    often = re.search("many.*(users|accesses)", reason, re.I)
+    todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
     return f"{what} could not be downloaded ({reason}): {todo}, then run this again."
 
 
