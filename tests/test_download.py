@@ -395,7 +395,7 @@ def answering(outcome):
     "outcome, sentence",
     [
         (CONTENT, ""), (CONTENT[:-1], r"is damaged \(not md5 [0-9a-f]{32}\) and was deleted"), (b"<!DOCTYPE html>Quota", "is a web page"),
-        (None, r"1AbCdEfGhIjKlMnOp could not be downloaded \(nothing was downloaded\): check that it is shared with «anyone with the link»"),  # gdown 5
+        (None, r"1AbCdEfGhIjKlMnOp could not be downloaded \(nothing was downloaded\): check that it is shared"),  # gdown 5
         (RuntimeError("Too many users have viewed\nor downloaded this file recently."), "add a copy to your own Drive"),
     ],
     ids=["whole", "cut off", "a page", "nothing", "too many"],
