@@ -11,17 +11,16 @@ SUBSETS = ("cs", "medline", "all")
 OPTIMIZERS = ("rowwise_adagrad", "sgd")
 ENGINES = ("auto", "kernel", "torch")
 ROW_TYPES = ("bfloat16", "float32")
+PAIRS_FROM = ("citations", "walks", "shards")
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
-SIGNED = re.compile(
-    r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE
-)  # the part of an address that is nobody else's business
+SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
 CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "block_pairs", "seed",
+    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper",
 )  # fmt: skip
 MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
 
@@ -45,6 +44,10 @@ class Config:
     heldout: float = 0.02  # share of citations hidden for the evaluation; 0 trains on every one
     heldout_after: int | None = None  # hide only references of papers of a later year than this
     noise_power: float = 0.5  # negatives are drawn with probability ~ degree ** noise_power
+    pairs_from: str = "citations"  # train on citations both ways round, on pairs of random walks over them, or on `out/shards/`
+    walk_length: int = 5  # papers a walk
+    window: int = 2  # steps that the two papers of a walk's pair lie apart, at most
+    walks_per_paper: int = 1  # walks that start at a paper, an epoch
     negatives: int = 5  # K, negatives a pair
     optimizer: str = "rowwise_adagrad"
     learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
@@ -93,6 +96,10 @@ class Config:
         require(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}")
         require(self.row_type in ROW_TYPES, "row_type", f"one of {', '.join(ROW_TYPES)}")
+        require(self.pairs_from in PAIRS_FROM, "pairs_from", f"one of {', '.join(PAIRS_FROM)}")
+        require(whole(self.walk_length, 2, 1000), "walk_length", "a whole number of papers from 2 to 1,000")
+        require(whole(self.window, 1, 1000), "window", "a whole number of steps from 1 to 1,000")
+        require(whole(self.walks_per_paper, 1, 10000), "walks_per_paper", "a whole number from 1 to 10,000")
         require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda")
         require(whole(self.dimensions, 1, 65536), "dimensions", "a whole number from 1 to 65,536")
         require(whole(self.epochs, 0, 100000), "epochs", "a whole number, 0 or more")

@@ -4,6 +4,7 @@ import csv
 import datetime
 import gzip
 import os
+import pickle
 from pathlib import Path
 
 
@@ -50,6 +51,20 @@ def paperscape(out: Path) -> tuple[str, str]:
         _write(out / "paperscape_citations.csv", ["citing", "cited"], edges),
         _write(out / "paperscape_papers.csv", ["id", "title", "year", "fields"], papers),
     )
+
+
+def linqs_pubmed(out: Path) -> str:
+    """Edge list of PubMed's diabetes papers in PMIDs; after two lines of header, `number paper:CITING | paper:CITED` a line."""
+    lines = [line.split("\t") for line in _lines(paper_data() / "linqs-pubmed" / "Pubmed-Diabetes.DIRECTED.cites.tab.gz")][2:]
+    edges = ([end.removeprefix("paper:") for end in (line[1], line[3])] for line in lines)
+    return _write(out / "pubmed_citations.csv", ["citing", "cited"], edges)
+
+
+def planetoid(out: Path, name: str) -> str:
+    """Edge list of Cora, Citeseer or Pubmed: {paper: neighbours}, each link at both its ends; here the smaller number cites, both times."""
+    graph = pickle.loads((paper_data() / "planetoid" / f"ind.{name}.graph").read_bytes(), encoding="latin1")
+    edges = (sorted([paper, other]) for paper, others in graph.items() for other in others)
+    return _write(out / f"{name}_citations.csv", ["citing", "cited"], edges)
 
 
 def acl() -> tuple[str, str]:

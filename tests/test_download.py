@@ -707,7 +707,7 @@ def test_no_key_or_none_that_could_be_one(s2, monkeypatch, key):
 
 
 def test_a_remote_dump_is_read_file_by_file_and_not_twice(site, config, tmp_path, waits):
-    """A dump at several addresses: the corpus of the same local files, nothing downloaded left, no credentials, finished files not again."""
+    """A dump at several addresses: the corpus of the same local files; nothing downloaded is left, no file is read twice."""
     edges = {f"/edges{i}.csv.gz": gzip.compress(f"citing,cited\np{i},q\np{i},p{i + 1}\n".encode()) for i in range(3)}
     for path, content in edges.items():
         site.pages[path] = Page(content)

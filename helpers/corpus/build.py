@@ -76,6 +76,7 @@ def combine(config: Config, shards: list[Path], report) -> dict:
                 "incomplete": _nonzero(report.incomplete),
             },
             "citations": {"read": report.read["citations"], "kept": kept, "dropped": _nonzero(dropped)},
+            "other_ids": {"read": report.read["ids"], "dropped": _nonzero(report.dropped["ids"])},
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
             "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,

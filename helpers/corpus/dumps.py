@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from helpers.corpus import openalex, s2_open_corpus, tables
+from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.download import remote
 from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
 from helpers.errors import DumpError
@@ -29,8 +29,8 @@ except ImportError:
     from gzip import GzipFile
     from zlib import error as InflateError
 
-JSON_FORMATS = (s2_open_corpus, openalex)
-ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
+JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
+ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 18  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
@@ -76,7 +76,7 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
             raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .gz or .zip); give another path."
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
             )
         for path in sorted(found):
             files += _members(path) if _is_zip(path) else [DumpFile(path)]
@@ -169,15 +169,25 @@ def reader_of(file: DumpFile):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as stream:
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
+            head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
-        if first[:4] == b"PAR1" and packed:
-            raise DumpError(f"{file} is a parquet file inside an archive; unpack it first.")
+        if packed and first[:4] in (b"PAR1", ancestor.MAGIC):
+            raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
         if first[:4] == b"PAR1":
             return tables.Parquet(file)
-        if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
-            return _json_format(file)
-        return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
+        if first[:4] == ancestor.MAGIC:
+            return ancestor.Ancestor(file)
+        if file.path.suffix.lower() in ancestor.PICKLES:
+            raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
+        try:
+            if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
+                return _json_format(file)
+            return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
+        except DumpError:
+            if aminer.UNREAD.search(head):
+                raise DumpError(f"{file} {aminer.ONLY}") from None
+            raise
 
 
 def _json_format(file: DumpFile):
@@ -190,7 +200,7 @@ def _json_format(file: DumpFile):
                         return reader
     raise DumpError(
         f"{file}: none of the first {FIRST_LINES} lines is a record of a known format "
-        "(S2 Open Research Corpus, OpenAlex works); see the README's list of dumps."
+        "(S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP); see the README's list of dumps."
     )
 
 
@@ -202,7 +212,9 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """
     reader = reader_of(file)
     with _sentences(file), _opened(file, on_bytes) as stream:
-        if isinstance(reader, tables.Table):
+        if isinstance(reader, ancestor.Ancestor):
+            yield from reader.batches(on_bytes, report)
+        elif isinstance(reader, tables.Table):
             yield from reader.batches(stream, report)
         else:
             yield from json_batches(_blocks(stream), file, reader, report)

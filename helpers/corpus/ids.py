@@ -6,6 +6,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
 from helpers.corpus.keys import KeyTable, ids_of
@@ -62,6 +63,9 @@ class Ids:
         recorded, named = np.flatnonzero(self.state[some] == INSIDE), np.flatnonzero((self.state[some] == UNRECORDED) & (place >= 0))
         plain = np.setdiff1d(np.arange(len(some)), np.concatenate([recorded, named]))
         parts = [self.kept.take(place[recorded])] if len(recorded) else []
+        if parts and self.renamed[some[recorded]].any():  # a record known by another id only
+            own = pc.if_else(pa.array(self.renamed[some[recorded]]), ids_of(self.key[some[recorded]]), parts[0]["paper_id"])
+            parts[0] = parts[0].set_column(0, KEPT.field(0), own)
         for rows, ids in ((named, lambda: self.names.take(place[named])["id"]), (plain, lambda: ids_of(self.key[some[plain]]))):
             if len(rows):
                 parts.append(
@@ -95,7 +99,8 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     papers["outside the subset"] += int((state == OUTSIDE).sum())
     of_record = np.concatenate([np.empty(0, np.int32), *of_record])
     is_last = last[of_record] == np.arange(len(of_record))
-    mapped = table.add if keep_unrecorded else table.find
+    joins = any((shard / "other_ids.u64").exists() for shard in shards)
+    mapped = table.add if keep_unrecorded or joins else table.find
     with open(edges, "wb") as file:
         first = 0
         for shard in shards:
@@ -115,11 +120,14 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
                 _write_edges(file, mapped(citing), mapped(cited), 0, np.ones(len(citing), bool), dropped)
     if table.count > MOST_PAPERS:
         raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, last = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1)
-    ids.place = last.astype(np.int64)
-    del last
+    ids.state, ids.place = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
+    ids.renamed = np.broadcast_to(False, table.count)
+    if joins:
+        papers["duplicate id"] += _join_other_ids(ids, table, shards, edges)
     _mark_outside(shards, table, ids.state)
     _find_names(ids, table, shards)
+    if joins and not keep_unrecorded:
+        ids.state[ids.state == UNRECORDED] = OUTSIDE
     return ids
 
 
@@ -157,6 +165,36 @@ def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, val
     edges = np.empty((int((valid & known).sum()), 2), np.uint32)
     edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
     file.write(edges)
+
+
+def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
+    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns records that lose.
+
+    Only ids of papers that records or citations name matter: memory follows the papers, not the table.
+    """
+    pairs = [np.empty((2, 0), np.int32)]
+    for shard in shards:
+        for others, own in zip(_pieces(shard / "other_ids.u64", np.uint64), _pieces(shard / "paper_ids.u64", np.uint64), strict=True):
+            known = (table.find(others) >= 0) | (table.find(own) >= 0)
+            pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    here, there = np.concatenate(pairs, axis=1)
+    ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
+    ids.renamed, root = np.zeros(table.count, bool), np.arange(table.count, dtype=np.int32)
+    root[here] = there
+    root = root[root]
+    _mark_outside(shards, table, ids.state)
+    moved = np.flatnonzero(root != np.arange(len(root)))
+    lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
+    lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
+    ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
+    outside = root[moved[ids.state[moved] == OUTSIDE]]
+    ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    ids.state[moved] = UNRECORDED
+    if edges.stat().st_size:
+        mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
+        for some in np.split(mapped, range(KEYS_AT_A_TIME, len(mapped), KEYS_AT_A_TIME)):
+            some[:, 0], some[:, 1] = root[some[:, 0]], 2 * root[some[:, 1] >> 1].astype(np.uint32) + (some[:, 1] & 1)
+    return lost
 
 
 def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import PAPERS, text, texts
+from helpers.corpus.records import PAPERS, mapping, text, texts
 
 SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"
@@ -35,21 +35,17 @@ def _short(url) -> str | None:
     return text(url).rsplit("/", 1)[-1] if text(url) else None
 
 
-def _object(value) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
 def row(record: Record) -> tuple:
     """The values of PAPERS; raises ValueError where there is no id."""
     paper_id = _short(record.id)
     if not paper_id:
         raise ValueError("no id")
-    topic_field = _object(_object(record.primary_topic).get("field"))
+    topic_field = mapping(mapping(record.primary_topic).get("field"))
     concepts = record.concepts if isinstance(record.concepts, list) else []
     names = [text(topic_field.get("display_name"))]
     names += [text(concept.get("display_name")) for concept in concepts if isinstance(concept, dict) and concept.get("level") == 0]
     fields = list(dict.fromkeys(filter(None, names)))
-    venue = _object(_object(record.primary_location).get("source")) or _object(record.host_venue)
+    venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
     try:
         references = [work.rpartition("/")[2] for work in record.referenced_works or ()]
     except (AttributeError, TypeError):  # not a list of strings
@@ -61,7 +57,7 @@ def row(record: Record) -> tuple:
         text(venue.get("display_name")),
         fields,
         _short(str(topic_field.get("id", ""))) == CS or "Computer science" in fields,
-        text(_object(record.ids).get("pmid")) is not None,
+        text(mapping(record.ids).get("pmid")) is not None,
         references,
         (),
     )

@@ -3,7 +3,8 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import numba
@@ -37,12 +38,28 @@ CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 
 
+class JsonFormat(NamedTuple):
+    """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
+
+    SCHEMA: pa.Schema
+    Record: type[msgspec.Struct]  # the fields wanted of a line; all others are passed over
+    recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
+    row: Callable[
+        [msgspec.Struct], tuple
+    ]  # the values of SCHEMA, in its order, years as they come, texts not yet tidied; ValueError: malformed
+
+
+def kind_of(schema: pa.Schema) -> str:
+    """What a report calls the records of a schema."""
+    return "papers" if schema is PAPERS else "citations" if schema is CITATIONS else "ids"
+
+
 class Report:
     """Counts of records read and dropped and of fields missing, by reason, with the place of the first of each."""
 
     def __init__(self):
-        self.read = Counter()  # "papers", "citations", and "records": lines of either kind
-        self.dropped = {"papers": Counter(), "citations": Counter()}  # reason -> records
+        self.read = Counter()  # "papers", "citations", "ids" (other ids of papers), and "records": lines of any kind
+        self.dropped = {"papers": Counter(), "citations": Counter(), "ids": Counter()}  # reason -> records
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
@@ -57,7 +74,7 @@ class Report:
         self.first = {**other.first, **self.first}
 
     def count(self, kind: str, records: int = 1) -> None:
-        """Count records read of "papers" or "citations", whether good or bad."""
+        """Count records read of "papers", "citations" or "ids", whether good or bad."""
         self.read[kind] += records
         self.read["records"] += records
 
@@ -90,6 +107,22 @@ def text(value) -> str | None:
     return " ".join(value.replace("\0", " ").split()) or None
 
 
+def identifier(value) -> str | None:
+    """An id, which some dumps write as a string and some as a number; None for anything else or empty."""
+    return str(value) if type(value) is int else text(value)
+
+
+def mapping(value) -> dict:
+    """An object field; {} where it is missing or of another type."""
+    return value if isinstance(value, dict) else {}
+
+
+def named(value, key: str) -> list[str]:
+    """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
+    entries = value if isinstance(value, list) else []
+    return list(dict.fromkeys(filter(None, (text(mapping(entry).get(key)) for entry in entries))))
+
+
 def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
     if not isinstance(value, list):
@@ -113,10 +146,9 @@ def year(value, report: Report, place: str) -> int | None:
 def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
     """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, how many, bytes (None: a line too long to be a record).
 
-    The reader is a module with `Record`, a msgspec.Struct of the fields it wants, and `row(record)`, the values of SCHEMA in its order
-    (years as they come, texts not yet tidied); where that raises ValueError the line is dropped as malformed.
+    The reader is a JsonFormat, or a module like one; where its `row` raises ValueError the line is dropped as malformed.
     """
-    decoder, kind = msgspec.json.Decoder(reader.Record), "papers" if reader.SCHEMA is PAPERS else "citations"
+    decoder, kind = msgspec.json.Decoder(reader.Record), kind_of(reader.SCHEMA)
 
     def row_of(line: bytes, number: int) -> tuple | None:
         """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
@@ -151,7 +183,7 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
 
 def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
     columns = dict(zip(schema.names, columns, strict=True))
-    report.count("papers" if schema is PAPERS else "citations", len(numbers))
+    report.count(kind_of(schema), len(numbers))
     arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name != "year"}
     if schema is PAPERS:
 

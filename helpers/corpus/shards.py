@@ -32,7 +32,7 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, OTHER_IDS, Report
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
@@ -46,6 +46,7 @@ READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
+S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
@@ -59,24 +60,36 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
-    late = [not config.keep_unrecorded and _has_citations(file, reader) for file, reader in zip(files, readers, strict=True)]
+    schemas = [_schema(file, reader) for file, reader in zip(files, readers, strict=True)]
+    late = [not config.keep_unrecorded and schema is CITATIONS for schema in schemas]
+    if any(schema is OTHER_IDS for schema in schemas):  # which papers are kept is not known before these are applied
+        late = [False] * len(files)
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
         for stale in set(folder.iterdir()) - set(shards):
             shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
+    if finished := sum((shard / MANIFEST).exists() for shard in shards):
+        print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
         todo = [
             (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
         ]
         if todo:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
-            _read_all(todo, settings, known, f"{len(files)} files" if len(files) > 1 else "")
+            _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
         report.add(_report_of(shard))
         report.check(file, config.max_bad_fraction)
     return shards, report
+
+
+def _schema(file, reader) -> pa.Schema:
+    """What a file holds."""
+    if isinstance(file, Shard):
+        return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
+    return reader.SCHEMA
 
 
 def _tell_strangers(files: list, readers: list) -> None:
@@ -90,11 +103,6 @@ def _tell_strangers(files: list, readers: list) -> None:
         if len(formats) > 1:
             formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
             print(f"Files of one series have different formats, all are read: {formats}")
-
-
-def _has_citations(file, reader) -> bool:
-    """Whether a file holds citations alone."""
-    return file.source.startswith("s2:citations") if isinstance(file, Shard) else reader.SCHEMA is CITATIONS
 
 
 def _name(place: int, file, settings: dict) -> str:
@@ -118,10 +126,8 @@ def _save_known(folder: Path, shards: list[Path]) -> Path:
     return folder / "known"
 
 
-def _read_all(todo: list, settings: dict, known: Path | None, of: str) -> None:
+def _read_all(todo: list, settings: dict, known: Path | None) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
-    if of:
-        print(f"{len(todo)} of {of} to read")
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
         if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
             _read_in_processes(todo, settings, known, bar)

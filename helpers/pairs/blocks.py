@@ -1,54 +1,133 @@
-"""An epoch's pairs, cut into blocks: runs of targets in a seeded random order, each with all its contexts."""
+"""An epoch's pairs, cut into blocks: what every pair source offers, and the first source, each citation in both directions."""
+
+import functools
 
 import numba
 import numpy as np
 
+from helpers.errors import ArtefactError
 
-@numba.njit(cache=True)
+ORDER, LOSS, PAIRS, GROUPS, BUCKETS, SHUFFLE = range(1, 7)  # what random numbers are for: streams of their own (0: training)
+TOGETHER = 32  # rows asked for at once: their cache misses overlap
+
+
+def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
+    """What kernels that read a CSR by target take for granted: they check no bounds. Raises ArtefactError in one sentence."""
+    N = len(indptr) - 1
+    if indptr[0] != 0 or indptr[-1] != len(contexts) or (np.diff(indptr) < 0).any():
+        raise ArtefactError("pairs/contexts_indptr.npy does not fit pairs/contexts.npy; run notebook 02_build_pairs again.")
+    if len(contexts) and not (0 <= contexts.min() and contexts.max() < N):
+        raise ArtefactError(
+            f"pairs/contexts.npy names paper {contexts.max() if contexts.min() >= 0 else contexts.min():,}, but there are {N:,} papers; "
+            "run notebook 02_build_pairs again."
+        )
+
+
+def split(pairs: np.ndarray) -> list[np.ndarray]:
+    """[targets, contexts], int32 (B,) each, of pairs packed as int64 (B,): the target in the upper half."""
+    return [(pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)]
+
+
+class PairSource:
+    """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
+
+    A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
+    are), files (sha256 by name of what it reads beside `out/pairs/`) and `_fill_block`, which returns -1 where a block does not fit.
+    """
+
+    files: dict[str, str] = {}  # noqa: RUF012
+
+    def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
+        """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
+
+    def key(self, epoch: int, block: int, purpose: int) -> np.uint64:
+        """The same for a kernel: what `draw_below` of walks.py counts from."""
+        return self.generator(epoch, block, purpose).integers(0, 2**64, dtype=np.uint64)
+
+    def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
+        """Write a block's pairs to the front of the caller's buffers, int32; returns how many. ValueError where they are too short."""
+        size = min(len(targets), len(contexts))
+        if (filled := self._fill_block(epoch, block, targets[:size], contexts[:size])) < 0:
+            raise ValueError(f"buffers of {size:,} pairs are too short for a block; {self.most_pairs:,} are always enough")
+        return filled
+
+    def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """(targets int32 (B,), contexts int32 (B,)) of one block."""
+        targets, contexts = np.empty(self.most_pairs, np.int32), np.empty(self.most_pairs, np.int32)
+        filled = self.fill(epoch, block, targets, contexts)
+        return targets[:filled], contexts[:filled]
+
+    def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
+        """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,)).
+
+        Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
+        """
+        targets, contexts = self.block(epoch, block)
+        targets, contexts = split(np.sort(targets.astype(np.int64) << 32 | contexts))
+        firsts = np.flatnonzero(np.diff(targets, prepend=-1))
+        order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
+        return targets[firsts], order, np.append(firsts, len(targets)), contexts
+
+
+@numba.njit(nogil=True, cache=True)
 def _fill(order, indptr, contexts, out_targets, out_contexts):
-    place = 0
-    for t in order:
-        for p in range(indptr[t], indptr[t + 1]):
-            out_targets[place], out_contexts[place] = t, contexts[p]
-            place += 1
+    """(pairs written or -1 where they do not fit, a sum that keeps the early reads): the rows of the targets `order`, none empty."""
+    firsts, lasts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
+    place, touched = 0, 0
+    for group in range(0, len(order), TOGETHER):
+        size = min(TOGETHER, len(order) - group)
+        for i in range(size):
+            firsts[i], lasts[i] = indptr[order[group + i]], indptr[order[group + i] + 1]
+        for i in range(size):
+            touched += contexts[firsts[i]]
+        for i in range(size):
+            if place + lasts[i] - firsts[i] > len(out_targets):
+                return -1, touched
+            for p in range(firsts[i], lasts[i]):
+                out_targets[place], out_contexts[place] = order[group + i], contexts[p]
+                place += 1
+    return place, touched
 
 
-class PairBlocks:
-    """The pairs of a CSR by target, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
+class PairBlocks(PairSource):
+    """The pairs of a CSR by target, in runs of targets in a seeded random order, each with all its contexts: every pair once an epoch.
 
     indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (blocks are cut
     evenly, but a target is never split, so one may be larger or, after a larger one, empty).
     """
 
+    settings = {"pairs_from": "citations"}  # noqa: RUF012
+
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int):
         self.indptr, self.contexts, self.seed, self.block_pairs = np.asarray(indptr), contexts, seed, block_pairs
-        self.pairs = len(contexts)  # P, pairs an epoch
-        self.blocks = max(1, round(self.pairs / block_pairs))  # blocks an epoch
+        self.papers, self.pairs = len(indptr) - 1, len(contexts)
+        self.blocks = max(1, round(self.pairs / block_pairs))
         self._epoch, self._order, self._bounds = None, None, None
 
-    def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
-        """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
-        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
+    @functools.cached_property
+    def most_pairs(self) -> int:
+        """No block holds more pairs: an even share, and one target more."""
+        return -(-self.pairs // self.blocks) + int(np.diff(self.indptr).max(initial=0))
 
     def targets(self, epoch: int, block: int) -> np.ndarray:
         """The different targets of one block, int32, in this epoch's order; each has all its contexts there."""
         self._arrange(epoch)
         return self._order[self._bounds[block] : self._bounds[block + 1]]
 
-    def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """(targets int32 (B,), contexts int32 (B,)) of one block, grouped by target; every pair is in just one block of an epoch."""
-        order = self.targets(epoch, block)
-        size = int((self.indptr[order + 1] - self.indptr[order]).sum())
-        targets, contexts = np.empty(size, np.int32), np.empty(size, np.int32)
-        _fill(order, self.indptr, self.contexts, targets, contexts)
-        return targets, contexts
+    def by_target(self, epoch: int, block: int) -> tuple[None, np.ndarray, np.ndarray, np.ndarray]:
+        """One block to train on: runs of this CSR itself."""
+        return None, self.targets(epoch, block), self.indptr, self.contexts
+
+    def _fill_block(self, epoch, block, targets, contexts):
+        return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)[0]
 
     def _arrange(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
         degree = np.diff(self.indptr)
         order = np.flatnonzero(degree).astype(np.int32)
-        order = self.generator(epoch, purpose=1).permutation(order)
+        order = self.generator(epoch, purpose=ORDER).permutation(order)
         done = np.cumsum(degree[order])
         starts = np.arange(self.blocks) * self.pairs // self.blocks
         self._epoch, self._order = epoch, order

@@ -15,7 +15,8 @@ from helpers.models import kernels
 from helpers.models.sgns import sgns_loss
 from helpers.models.smoothing import fill_start
 from helpers.pairs import noise
-from helpers.pairs.blocks import PairBlocks
+from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
+from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import ROW_TYPES, as_stored, as_tensor
 from helpers.rows.optimizers import new_sums
 from helpers.rows.tables import OffloadedTable
@@ -42,14 +43,8 @@ def new_tables(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tupl
 
 def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise_table: np.ndarray, *tables: torch.Tensor) -> None:
     """Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence."""
+    check_csr(indptr, contexts)
     N = len(indptr) - 1
-    if indptr[0] != 0 or indptr[-1] != len(contexts) or (np.diff(indptr) < 0).any():
-        raise ArtefactError("pairs/contexts_indptr.npy does not fit pairs/contexts.npy; run notebook 02_build_pairs again.")
-    if len(contexts) and not (0 <= contexts.min() and contexts.max() < N):
-        raise ArtefactError(
-            f"pairs/contexts.npy names paper {contexts.max() if contexts.min() >= 0 else contexts.min():,}, but there are {N:,} papers; "
-            "run notebook 02_build_pairs again."
-        )
     if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
         raise ArtefactError(
             f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02_build_pairs again."
@@ -66,19 +61,20 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
 class KernelEngine:
     """Trains on CPU cores by `models/kernels.py`: row-wise Adagrad or SGD, rows of bfloat16 or float32, in RAM or memory-mapped.
 
-    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew.
+    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
+    where the pairs come from, None for what config.pairs_from makes of this CSR.
     One thread (config.threads) gives the same bits every time; several share the tables without locks and do not.
     """
 
-    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None):
+    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
         check_inputs(config, indptr, contexts, noise_table, target, context)
-        self.config, self.indptr, self.contexts, self.noise = config, np.asarray(indptr), contexts, noise_table
+        self.config, self.noise = config, noise_table
         self.target, self.context = target, context
         N = len(indptr) - 1
         self.target_sums, self.context_sums = (
             new_sums(config.optimizer, N) if sums is None else sums for sums in (target_sums, context_sums)
         )
-        self.blocks = PairBlocks(indptr, contexts, config.seed, config.block_pairs)
+        self.blocks: PairSource = source or pair_source(config, indptr, contexts)
         self.threads = config.threads or os.cpu_count()
         self._rooms = [None] * self.threads
         nothing = np.empty(0, np.float32)
@@ -87,8 +83,8 @@ class KernelEngine:
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
-        targets = self.blocks.targets(epoch, block)
-        done = np.cumsum(self.indptr[targets + 1] - self.indptr[targets])
+        papers, targets, indptr, contexts = self.blocks.by_target(epoch, block)
+        done = np.cumsum(indptr[targets + 1] - indptr[targets])
         pairs = int(done[-1]) if len(done) else 0
         bounds = [0, *np.searchsorted(done, np.arange(1, SHARES) * pairs // SHARES, side="right").tolist(), len(targets)]
         generator = self.blocks.generator(epoch, block)
@@ -97,12 +93,14 @@ class KernelEngine:
 
         def train_share(share: int) -> None:
             own = targets[bounds[share] : bounds[share + 1]]
-            size = int((self.indptr[own + 1] - self.indptr[own]).sum())
+            size = int((indptr[own + 1] - indptr[own]).sum())
             room = self._rooms.pop()
             if room is None or len(room[0]) < size:
                 room = kernels.room(size + size // 4, self.config.negatives)
             K, adagrad = self.config.negatives, self.config.optimizer == "rowwise_adagrad"
-            steps = kernels.lay_out(own, self.indptr, self.contexts, K, self.noise, keys[share], *room)
+            steps = kernels.lay_out(own, indptr, contexts, K, self.noise, keys[share], *room)
+            if papers is not None:
+                np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
             kernels.train_steps(steps, *room, K, *self._tables, *self._sums, adagrad, np.float32(learning_rate), words)
             self._rooms.append(room)
 
@@ -116,7 +114,7 @@ class KernelEngine:
 class TorchEngine:
     """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU. The same arguments and attributes."""
 
-    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None):
+    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
         check_inputs(config, indptr, contexts, noise_table, target, context)
         device = pick_device(config)
         self.config, self.noise = config, noise_table
@@ -126,7 +124,7 @@ class TorchEngine:
         )
         self.target, self.context = (table.rows for table in self.tables)
         self.target_sums, self.context_sums = (table.sums for table in self.tables)
-        self.blocks = PairBlocks(indptr, contexts, config.seed, config.block_pairs)
+        self.blocks: PairSource = source or pair_source(config, indptr, contexts)
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are."""
@@ -172,10 +170,10 @@ def engine_class(config: Config) -> type:
 
 
 class SampleLoss:
-    """The loss a pair on LOSS_PAIRS training pairs with K negatives each, drawn once from the seed: one curve, comparable over the run."""
+    """The loss a pair on LOSS_PAIRS citations with K negatives each, drawn once from the seed: comparable over the run and between runs."""
 
     def __init__(self, blocks: PairBlocks, noise_table: np.ndarray, negatives: int):
-        generator = blocks.generator(0, purpose=2)
+        generator = blocks.generator(0, purpose=LOSS)
         places = np.sort(generator.integers(0, max(blocks.pairs, 1), LOSS_PAIRS if blocks.pairs else 0))
         self.targets = torch.from_numpy(np.searchsorted(blocks.indptr, places, side="right") - 1)
         self.contexts = torch.from_numpy(np.asarray(blocks.contexts[places]).astype(np.int64))

@@ -14,7 +14,9 @@ from helpers.artefacts import new_file
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import TrainingError
 from helpers.pairs import noise
+from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
+from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
@@ -39,33 +41,35 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Che
     Raises TrainingError where the loss stays at chance or is no longer a number, ArtefactError for another run's checkpoints.
     """
     Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
-    found = newest_checkpoint(config, pairs.fingerprint)
+    source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
+    fingerprint = pairs.fingerprint | source.files
+    found = newest_checkpoint(config, fingerprint)
     if found:
         print(f"Going on from checkpoint {found.path}: {found.epoch} epochs are done, {max(config.epochs - found.epoch, 0)} to do.")
-        engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums)
+        engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums, source=source)
         first, log, path = found.epoch, found.log, found.path
     else:
-        engine = Engine(*data, *new_tables(config, pairs.indptr, pairs.contexts))
+        engine = Engine(*data, *new_tables(config, pairs.indptr, pairs.contexts), source=source)
         first, path = 0, None
-    blocks, loss = engine.blocks, SampleLoss(engine.blocks, pairs.noise, config.negatives)
+    loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     if not found:  # row 0 of the log: what the start tables know
         start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine.target, engine.context)}
         log = [{**dict.fromkeys(LOG_COLUMNS, ""), **start, "mrr": _number(evaluate, engine)}]
-    total = config.epochs * blocks.pairs
+    total = config.epochs * source.pairs
     events = _Events(config, log)
-    with progress(title="Training", unit=" pairs", total=total, initial=first * blocks.pairs) as bar:
+    with progress(title="Training", unit=" pairs", total=total, initial=first * source.pairs) as bar:
         for epoch in range(first, config.epochs):
-            for block in range(blocks.blocks):
+            for block in range(source.blocks):
                 log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                 _check_learning(config, log)
-                if block == blocks.blocks - 1:
+                if block == source.blocks - 1:
                     log[-1]["mrr"] = _number(evaluate, engine)
                 events.add(log[-1])
             write_log(config, log)
-            path = save_checkpoint(config, pairs.fingerprint, engine, epoch + 1, log)
+            path = save_checkpoint(config, fingerprint, engine, epoch + 1, log)
     events.close()
     write_log(config, log)
-    path = path or save_checkpoint(config, pairs.fingerprint, engine, 0, log)
+    path = path or save_checkpoint(config, fingerprint, engine, 0, log)
     print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     state = engine.target, engine.context, engine.target_sums, engine.context_sums
@@ -110,13 +114,14 @@ def estimated_seconds(config: Config, pairs: Pairs) -> float:
     Engine, generator = engine_class(config), np.random.default_rng(0)
     P = 4 * config.batch_pairs if Engine is TorchEngine else 1 << 15
     indptr, contexts = np.arange(N + 1) * P // N, generator.integers(0, N, P, dtype=np.int32)
-    trial = dataclasses.replace(config, block_pairs=P, tables_on_disk=False)
+    trial = dataclasses.replace(config, block_pairs=P, tables_on_disk=False, pairs_from="citations")
     tables = [torch.randn(N, config.dimensions).mul_(0.1).to(getattr(torch, config.row_type)) for _ in range(2)]
     engine = Engine(trial, indptr, contexts, noise.alias_table(np.ones(N), 1), *tables)
     engine.train_block(0, 0, 0.01)  # the first one warms up
     start = time.perf_counter()
     engine.train_block(1, 0, 0.01)
-    return (time.perf_counter() - start) / P * config.epochs * len(pairs.contexts)
+    seconds = time.perf_counter() - start
+    return seconds / P * config.epochs * pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
 
 
 def _advice(log: list[dict]) -> str:

@@ -23,8 +23,7 @@ from helpers.corpus.dumps import DumpFile
 from helpers.corpus.records import Report
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.pairs.build import Pairs, build_pairs
-
-pair_rates = lambda n: {}
+from tests.benchmarks import pairs_rates
 
 MEDLINE = (14_886_544, 150_000_000)  # papers, citations
 PANDAS_SHARE = 10  # pandas reads a tenth of the records: it is that slow
@@ -37,7 +36,7 @@ def run(quick: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=".") as place:  # here, not in /tmp, which may be memory
         folder = Path(place)
         figures = json_figures(folder, papers) | occ_figures(folder, 20 * papers) | medline_figures(folder, N, E)
-    return figures | pair_rates(N // 100 if quick else 2_000_000)
+    return figures | pairs_rates.run(quick)
 
 
 def json_figures(folder: Path, papers: int) -> dict[str, float]:

@@ -1,0 +1,52 @@
+"""AMiner's DBLP citation network, releases v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14).
+
+v10 and v11 are JSON lines; v12 and v14 one JSON array with an object a line. All of it is computer science.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from helpers.corpus.records import PAPERS, identifier, mapping, named, text
+
+SCHEMA = PAPERS
+UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
+ONLY = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
+
+
+class Record(msgspec.Struct):
+    """The fields wanted of a line; all others are passed over."""
+
+    id: Any = None
+    title: Any = None
+    year: Any = None
+    venue: Any = None
+    fos: Any = None
+    references: Any = None
+
+
+def recognises(record: dict) -> bool:
+    """Whether a file with such a record is of this format."""
+    return {"id", "n_citation"} <= record.keys()
+
+
+def row(record: Record) -> tuple:
+    """The values of PAPERS; raises ValueError where there is no id."""
+    paper_id = identifier(record.id)
+    if paper_id is None:
+        raise ValueError("no id")
+    place = mapping(record.venue)
+    venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
+    references = record.references if isinstance(record.references, list) else ()
+    return (
+        paper_id,
+        text(record.title),
+        record.year,
+        venue,
+        named(record.fos, "name"),
+        True,
+        False,
+        [identifier(reference) for reference in references],
+        (),
+    )

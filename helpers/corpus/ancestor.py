@@ -1,0 +1,111 @@
+"""The ancestor's own dump: an HDF5 file and, in the same folder, pickles of titles and S2 ids (written from its description).
+
+`labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
+told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
+mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
+is in them); a paper's id is its S2 id, or else its row.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, text
+from helpers.errors import DumpError, UserError
+
+MAGIC = b"\x89HDF"
+PICKLES = (".pickle", ".pkl", ".p")
+S2_ID = re.compile(r"[0-9a-f]{40}")
+
+
+class _Plain(pickle.Unpickler):
+    """Plain containers, strings and numbers only: nothing is imported, so nothing can run."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _texts(path: Path) -> pa.Array:
+    """The texts of a pickle by row, large_string (n,), null where there is none."""
+    try:
+        with open(path, "rb") as file:
+            values = _Plain(file).load()
+        by_row = values if isinstance(values, dict) else dict(enumerate(values))
+        if max(by_row) > 100 + 10 * len(by_row):
+            raise ValueError("its rows are far apart")
+        texts = [None] * (max(by_row) + 1)
+        for row, value in by_row.items():
+            texts[row] = text(value)
+        return pa.array(texts, pa.large_string())
+    except Exception as error:  # a damaged pickle may end in any exception there is
+        reason = f"{type(error).__name__} {str(error)[:80]}".strip()
+        raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers ({reason}); nothing else is read.") from error
+
+
+def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
+    """The texts of rows int64 (n,), string, null where there is none."""
+    return texts.take(pa.array(rows, mask=(rows < 0) | (rows >= len(texts)))).cast(pa.string())
+
+
+class Ancestor:
+    """A reader of one HDF5 file and of the pickles beside it."""
+
+    SCHEMA = PAPERS
+
+    def __init__(self, file):
+        self.file = file
+
+    def batches(self, on_bytes: Callable[[int], None], report: Report) -> Iterator[pa.RecordBatch]:
+        """Batches of PAPERS; on_bytes: called with the bytes of each dataset read, all taken to be of the same size."""
+        titles = ids = pa.array([], pa.large_string())
+        for path in sorted(path for path in self.file.path.parent.iterdir() if path.suffix.lower() in PICKLES):
+            texts = _texts(path)
+            if all(S2_ID.fullmatch(value or "") for value in texts.drop_null()[:100].to_pylist()):
+                ids = texts
+            else:
+                titles = texts
+        for rows, counts, others in self._rows(on_bytes):
+            of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
+            report.count("papers", len(rows))
+            columns = {"paper_id": self._names(rows, ids), "title": _of_rows(titles, rows)}
+            report.incomplete["no title"] += columns["title"].null_count
+            for name, some in (("references", later), ("cited_by", ~later)):
+                ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
+                offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+                columns[name] = pa.ListArray.from_arrays(offsets, self._names(others[some], ids))
+            yield pa.RecordBatch.from_arrays([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in PAPERS], schema=PAPERS)
+
+    @staticmethod
+    def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
+        return pc.coalesce(_of_rows(ids, rows), pa.array(rows, mask=rows < 0).cast(pa.string()))
+
+    def _rows(self, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
+        """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
+        try:
+            import h5py
+        except ImportError:
+            raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
+        try:
+            with h5py.File(self.file.path, "r") as datasets:
+                parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
+                if not parts:
+                    raise DumpError(f"{self.file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
+                for part in parts:
+                    labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
+                    for first in range(0, len(labels), BATCH_RECORDS):
+                        rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
+                        found = [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
+                        if rows.min(initial=0) < 0 or len(found) != len(rows):
+                            raise ValueError(f"batch{part} does not belong to labels{part}")
+                        yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
+                    on_bytes(self.file.size // len(parts))
+        except UserError:
+            raise
+        except Exception as error:  # damage shows as any of a dozen exceptions
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise DumpError(f"{self.file} is damaged or not the ancestor's ({reason}); download it again.") from error

@@ -1,0 +1,65 @@
+"""Semantic Scholar Academic Graph, JSON lines (checked against records of the 2022 release): `papers`, `citations`, `paper-ids`.
+
+The papers name no citations and the citations have no titles: a dump needs both. The paper-ids tell which of the older ids (`sha`, 40
+hexadecimal digits, as in the Open Research Corpus) are whose: with them, dumps of both kinds make one corpus.
+"""
+
+from typing import Any
+
+import msgspec
+
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, JsonFormat, identifier, mapping, named, text
+
+
+class Paper(msgspec.Struct):
+    """The fields wanted of a paper."""
+
+    corpusid: Any = None
+    title: Any = None
+    year: Any = None
+    venue: Any = None
+    journal: Any = None
+    externalids: Any = None
+    s2fieldsofstudy: Any = None
+
+
+class Citation(msgspec.Struct):
+    """The fields wanted of a citation; either end may be null: it is then counted as without an id."""
+
+    citingcorpusid: Any = None
+    citedcorpusid: Any = None
+
+
+class PaperId(msgspec.Struct):
+    """The fields wanted of a pair of ids; it is one whether the sha is `primary` (of several) or not."""
+
+    sha: Any = None
+    corpusid: Any = None
+
+
+def _paper(record: Paper) -> tuple:
+    paper_id = identifier(record.corpusid)
+    if paper_id is None:
+        raise ValueError("no id")
+    fields, others = named(record.s2fieldsofstudy, "category"), mapping(record.externalids)
+    is_cs = "Computer Science" in fields or identifier(others.get("DBLP")) is not None
+    venue = text(record.venue) or text(mapping(record.journal).get("name"))
+    return paper_id, text(record.title), record.year, venue, fields, is_cs, identifier(others.get("PubMed")) is not None, (), ()
+
+
+def _citation(record: Citation) -> tuple:
+    return identifier(record.citingcorpusid), identifier(record.citedcorpusid)
+
+
+def _paper_id(record: PaperId) -> tuple:
+    ids = identifier(record.sha), identifier(record.corpusid)
+    if None in ids:
+        raise ValueError("an id is missing")
+    return ids
+
+
+FORMATS = (
+    JsonFormat(PAPERS, Paper, lambda record: {"corpusid", "title"} <= record.keys(), _paper),
+    JsonFormat(CITATIONS, Citation, lambda record: {"citingcorpusid", "citedcorpusid"} <= record.keys(), _citation),
+    JsonFormat(OTHER_IDS, PaperId, lambda record: {"sha", "corpusid"} <= record.keys(), _paper_id),
+)

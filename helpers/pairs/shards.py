@@ -1,0 +1,153 @@
+"""Training pairs as parquet shards, shuffled over all of them: writing them from any pair source, and reading them as one."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers.artefacts import new_folder, read_manifest, write_manifest
+from helpers.config import Config
+from helpers.errors import ArtefactError
+from helpers.memory import preflight
+from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource, split
+from helpers.pairs.walks import WalkPairs, draw_below
+from helpers.progress import progress
+
+MADE_BY = "helpers.pairs.shards.write_shards"
+SHARD_PAIRS, GROUP_PAIRS = 50_000_000, 1 << 20
+BUCKET_PAIRS, MOST_BUCKETS = 1 << 21, 500  # 16 MB each, until there would be more than that many files
+SCHEMA = pa.schema([("target", pa.int32()), ("context", pa.int32())])
+STORED = dict(compression="lz4", use_dictionary=False, column_encoding="BYTE_STREAM_SPLIT", write_statistics=False)  # 6 bytes a pair
+
+
+@numba.njit(nogil=True, cache=True)
+def _scatter(targets, contexts, key, ends, out):
+    """Lay the pairs out in `out` int64, bucket after bucket, each pair in a random one; ends int64 (buckets,): where each bucket ends."""
+    ends[:] = 0
+    for i in range(len(targets)):
+        ends[draw_below(len(ends), key, i)] += 1
+    place = np.cumsum(ends) - ends
+    for i in range(len(targets)):
+        bucket = draw_below(len(ends), key, i)
+        out[place[bucket]] = np.int64(targets[i]) << 32 | np.int64(contexts[i])
+        place[bucket] += 1
+    ends[:] = place
+
+
+@numba.njit(nogil=True, cache=True)
+def _shuffle(pairs, key):
+    """Put pairs int64 into random order, in place (Fisher and Yates); numpy's own shuffle takes twice as long."""
+    for i in range(len(pairs) - 1, 0, -1):
+        j = draw_below(i + 1, key, i)
+        pairs[i], pairs[j] = pairs[j], pairs[i]
+
+
+def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
+    """Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are."""
+    targets, contexts = np.empty((2, source.most_pairs), np.int32)
+    pairs, ends, total = np.empty(source.most_pairs, np.int64), np.empty(len(paths), np.int64), 0
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for block in range(source.blocks):
+            size = source.fill(epoch, block, targets, contexts)
+            _scatter(targets[:size], contexts[:size], source.key(epoch, block, BUCKETS), ends, pairs)
+            for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):
+                file.write(pairs[first:last])
+            total += size
+            done(size)
+    return total
+
+
+def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable[int]) -> Iterator[np.ndarray]:
+    """The pairs of bucket after bucket, each in random order (so is the whole: all orders are as likely), cut to these sizes."""
+    rest, buckets = np.empty(0, np.int64), enumerate(paths)
+    for size in sizes:
+        while len(rest) < size:
+            bucket, path = next(buckets)
+            pairs = np.fromfile(path, np.int64)
+            path.unlink()
+            _shuffle(pairs, source.key(epoch, bucket, SHUFFLE))
+            rest = np.concatenate([rest, pairs])
+        yield rest[:size]
+        rest = rest[size:]
+
+
+def _cut(total: int, size: int) -> list[int]:
+    """The sizes of parts of `size` each, but for the last."""
+    return [min(size, total - first) for first in range(0, total, size)]
+
+
+def write_shards(
+    source: PairSource, folder: str | Path, made_of: dict, epoch: int = 0, shard_pairs: int = SHARD_PAIRS, group_pairs: int = GROUP_PAIRS
+) -> dict:
+    """Write an epoch of a source, shuffled over all of it, as shards of exactly shard_pairs pairs (the last may hold fewer).
+
+    `folder` then holds shard-00000.parquet, ... (columns target and context, int32; row groups of group_pairs) and manifest.json, which is
+    returned. made_of: the fingerprint of the pairs that the source was made of. Takes 8 bytes of disk a pair and about 0.3 GB of memory.
+    Raises ConfigError where memory or disk is too small, ArtefactError where they cannot be written or there are no pairs.
+    """
+    buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
+    ram, advice = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs), "free some, or choose another machine or folder"
+    preflight(Path(folder), ram=ram, disk=9 * source.pairs, seconds=source.pairs / 2e7, advice=advice)
+    with new_folder(folder) as new, progress(title="Shuffling into shards", unit=" pairs", total=2 * source.pairs) as bar:
+        with tempfile.TemporaryDirectory(dir=new) as of_buckets:
+            paths = [Path(of_buckets) / str(bucket) for bucket in range(buckets)]
+            if not (pairs := _into_buckets(source, epoch, paths, bar.update)):
+                raise ArtefactError(f"{folder} was not written: there are no pairs to write.")
+            groups = [_cut(size, group_pairs) for size in _cut(pairs, shard_pairs)]  # of each shard
+            shuffled = _shuffled(source, epoch, paths, (size for sizes in groups for size in sizes))
+            for shard, sizes in enumerate(groups):
+                with pq.ParquetWriter(new / f"shard-{shard:05d}.parquet", SCHEMA, **STORED) as writer:
+                    for size in sizes:
+                        writer.write_table(pa.table(split(next(shuffled)), schema=SCHEMA), row_group_size=size)
+                        bar.update(size)
+        facts = {"papers": source.papers, "pairs": pairs, "shard_pairs": shard_pairs, "seed": source.seed, "epoch": epoch}
+        write_manifest(new, **facts, source=source.settings, made_of=made_of)
+    return read_manifest(folder, MADE_BY)
+
+
+class ShardPairs(PairSource):
+    """Shards as a pair source: a block is a row group, shuffled; shards in a seeded order each epoch, so are the row groups of each."""
+
+    def __init__(self, folder: str | Path, papers: int, seed: int, made_of: dict):
+        """papers: N; made_of: the fingerprint of these pairs. Raises ArtefactError for damaged or missing shards, or another corpus's."""
+        self.folder, self.papers, self.seed = Path(folder), papers, seed
+        manifest = read_manifest(folder, MADE_BY, verify=True)
+        if manifest.get("papers") != papers or manifest.get("made_of") != made_of:
+            raise ArtefactError(f"{folder} holds pairs of another corpus or split; run {MADE_BY} again.")
+        self.settings, self.pairs = manifest["source"], manifest["pairs"]
+        self.files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+        shards = [(name, pq.read_metadata(self.folder / name)) for name in sorted(self.files)]
+        self._groups = [[(name, i, data.row_group(i).num_rows) for i in range(data.num_row_groups)] for name, data in shards]
+        sizes = [size for groups in self._groups for _, _, size in groups]
+        self.blocks, self.most_pairs = len(sizes), max(sizes)
+
+    def _fill_block(self, epoch, block, targets, contexts):
+        orders = self.generator(epoch, purpose=ORDER)
+        shards = [self._groups[shard] for shard in orders.permutation(len(self._groups))]
+        name, group, size = [groups[place] for groups in shards for place in orders.permutation(len(groups))][block]
+        if size > len(targets):
+            return -1
+        columns = pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)
+        stored = [column.to_numpy() for column in columns]
+        if not all(0 <= ids.min() <= ids.max() < self.papers for ids in stored):
+            raise ArtefactError(f"{self.folder / name} names papers that are not among the {self.papers:,}; run {MADE_BY} again.")
+        pairs = stored[0].astype(np.int64) << 32 | stored[1]
+        _shuffle(pairs, self.key(epoch, block, PAIRS))
+        targets[:size], contexts[:size] = split(pairs)
+        return size
+
+
+def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
+    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` made of it."""
+    if config.pairs_from == "walks":
+        walks = config.walk_length, config.window, config.walks_per_paper
+        return WalkPairs(indptr, contexts, config.seed, config.block_pairs, *walks)
+    if config.pairs_from == "shards":
+        return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
+    return PairBlocks(indptr, contexts, config.seed, config.block_pairs)
