@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import queue
 import random
 import re
@@ -78,7 +79,37 @@ def _zip(**members: bytes) -> bytes:
     return file.getvalue()
 
 
+def _json(*records: dict) -> bytes:
+    return "\n".join(map(json.dumps, records)).encode() + b"\n"
+
+
+def _ancestor() -> bytes:
+    import h5py  # here: only this reader needs it
+
+    with h5py.File(content := io.BytesIO(), "w") as file:
+        for part in range(2):
+            file[f"labels{part}"] = np.arange(3 * part, 3 * part + 3)
+            lists = file.create_dataset(f"batch{part}", (3,), h5py.vlen_dtype(np.int32))
+            for i in range(3):
+                lists[i] = np.array([0, 2, 9 - part - i], np.int32)
+    return content.getvalue()
+
+
 DATA = ROOT / "data"
+S2_PAPER = {
+    "externalids": {"PubMed": "7", "DBLP": None},
+    "title": "A title",
+    "year": 2006,
+    "venue": "",
+    "journal": {"name": "J"},
+    "s2fieldsofstudy": [{"category": "Computer Science", "source": "external"}],
+}
+S2_PAPERS = _json(*({"corpusid": i, **S2_PAPER} for i in range(1, 9)))
+S2_CITATIONS = _json(*({"citingcorpusid": str(i), "citedcorpusid": i // 2 or None} for i in range(1, 20)))
+S2_IDS = _json(*({"sha": f"{i:040x}", "corpusid": i, "primary": True} for i in range(1, 9)))
+AMINER = [{"id": f"a{i}", "title": "T", "year": 2013, "venue": {"raw": "V"}, "fos": [{"name": "F"}], "n_citation": 0} for i in range(9)]
+AMINER = [{**record, "references": [f"a{i // 2}", i]} for i, record in enumerate(AMINER)]
+TITLES = {row: f"Title {row}" for row in range(6)}
 CITATIONS, METADATA = DATA / "medline_nih_citations.csv.gz", DATA / "medline_nih_metadata.csv.gz"
 SEEDS = {  # reader -> a function that makes dumps: file name -> its bytes, uncompressed
     "s2_open_corpus": lambda: _named(
@@ -90,6 +121,27 @@ SEEDS = {  # reader -> a function that makes dumps: file name -> its bytes, unco
     "openalex": lambda: _named(
         "works.jsonl", head(DATA / "medline_openalex_works.jsonl.gz", 20), *real("openalex-medline-works.jsonl.gz", 8)
     ),
+    "s2_papers": lambda: [
+        *_named("papers.jsonl", S2_PAPERS, *real("raw-formats/s2ag-2022-papers.jsonl.gz", 20)),
+        {"papers.jsonl": S2_PAPERS, "citations.jsonl": S2_CITATIONS},
+    ],
+    "s2_citations": lambda: _named("citations.jsonl", S2_CITATIONS, *real("raw-formats/s2ag-2022-citations.jsonl.gz", 60)),
+    "s2_paper_ids": lambda: [
+        *_named("paper-ids.jsonl", S2_IDS, *real("raw-formats/s2ag-2022-paper-ids.jsonl.gz", 60)),
+        {
+            "paper-ids.jsonl": S2_IDS,
+            "citations.jsonl": S2_CITATIONS,
+            "s2.jsonl": _json(*({"id": f"{i:040x}", "outCitations": [f"{i // 2:040x}", f"{i % 3:040x}"]} for i in range(1, 12))),
+        },
+    ],
+    "aminer": lambda: [
+        *_named("dblp.jsonl", _json(*AMINER), *real("raw-formats/aminer-dblp-v10.jsonl", 10)),
+        *_named("dblp.json", b"[\n" + _json(*AMINER).replace(b"\n", b"\n,", 8) + b"]\n"),
+    ],
+    "ancestor": lambda: [
+        {"citations.h5": _ancestor()},
+        {"citations.h5": _ancestor(), "titles.pkl": pickle.dumps(TITLES), "ids.p": pickle.dumps([f"{row:040x}" for row in range(6)], 0)},
+    ],
     "citations_csv": lambda: _named("edges.csv", head(CITATIONS, 60)) + _named("edges.tsv", *real("acl/edges.tsv.gz", 60)),
     "papers_csv": lambda: [
         *_named("papers.csv", head(METADATA, 20), b'id,title,year,fields\n1,"One,\ntwo",1998,Biology;Physics\n2,"A ""b""",n.d.,\n'),
@@ -332,6 +384,9 @@ def check_shard(shard: Path) -> None:
     length = lambda name: len(arrays.get(name, ()))  # noqa: E731
     dropped = {kind: sum(reasons.values()) for kind, reasons in counts["dropped"].items()}
     assert counts["read"].get("papers", 0) == length("records.u64") + dropped["papers"], counts
+    assert counts["read"].get("other_ids", 0) == length("other_ids.u64") + dropped["other_ids"] and length("other_ids.u64") == length(
+        "paper_ids.u64"
+    )
     others = [length(f"{name}.u64") for name in ("references", "cited_by", "citing")]
     assert counts["read"].get("citations", 0) == sum(others) + dropped["citations"], (counts, others)
     kept = pa.ipc.open_file(shard / "papers.arrow").read_all() if (shard / "papers.arrow").exists() else []
