@@ -48,7 +48,7 @@ AT_A_TIME = 500  # inputs a child is asked for
 TYPES = {".u64": np.uint64, ".i32": np.int32, ".u8": np.uint8}  # of a shard's files
 SENTENCES = (  # what the classes of refused inputs are called
     "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "is not a gzip file", "climbs out",
-    "without a dump's files", "inside an archive", "more than one column", "are malformed", "not one citation", "No citation is left",
+    "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle", "are malformed", "not one citation", "No citation is left",
 )  # fmt: skip
 
 
@@ -384,9 +384,7 @@ def check_shard(shard: Path) -> None:
     length = lambda name: len(arrays.get(name, ()))  # noqa: E731
     dropped = {kind: sum(reasons.values()) for kind, reasons in counts["dropped"].items()}
     assert counts["read"].get("papers", 0) == length("records.u64") + dropped["papers"], counts
-    assert counts["read"].get("other_ids", 0) == length("other_ids.u64") + dropped["other_ids"] and length("other_ids.u64") == length(
-        "paper_ids.u64"
-    )
+    assert counts["read"].get("ids", 0) == length("other_ids.u64") + dropped["ids"] and length("other_ids.u64") == length("paper_ids.u64")
     others = [length(f"{name}.u64") for name in ("references", "cited_by", "citing")]
     assert counts["read"].get("citations", 0) == sum(others) + dropped["citations"], (counts, others)
     kept = pa.ipc.open_file(shard / "papers.arrow").read_all() if (shard / "papers.arrow").exists() else []

@@ -104,7 +104,7 @@ ARCHIVES = {
     "..\\edges.csv": "climbs out of the archive",
     "new\nline/edges.csv": "climbs out of the archive",
     "notes.md": "is a zip archive without a dump's files",
-    "dump.parquet": "is a parquet file inside an archive; unpack it first",
+    "dump.parquet": "is a parquet or HDF5 file inside an archive; unpack it first",
 }
 
 

@@ -46,6 +46,7 @@ READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
+DOWNLOADS = "downloads"
 S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
@@ -61,14 +62,12 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
     schemas = [_schema(file, reader) for file, reader in zip(files, readers, strict=True)]
-    late = [not config.keep_unrecorded and schema is CITATIONS for schema in schemas]
-    if any(schema is OTHER_IDS for schema in schemas):  # which papers are kept is not known before these are applied
-        late = [False] * len(files)
+    late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
-        for stale in set(folder.iterdir()) - set(shards):
+        for stale in set(folder.iterdir()) - {*shards, folder / DOWNLOADS}:
             shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
@@ -200,7 +199,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
     settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
     """
     if isinstance(file, Shard):
-        path = download(file, shard.parent / "downloads", on_bytes)
+        path = download(file, shard.parent / DOWNLOADS, on_bytes)
         _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
         path.unlink()
     else:
