@@ -48,7 +48,8 @@ AT_A_TIME = 500  # inputs a child is asked for
 TYPES = {".u64": np.uint64, ".i32": np.int32, ".u8": np.uint8}  # of a shard's files
 SENTENCES = (  # what the classes of refused inputs are called
     "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "is not a gzip file", "climbs out",
-    "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle", "are malformed", "not one citation", "No citation is left",
+    "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle",
+    "are malformed", "not one citation", "No citation is left",
 )  # fmt: skip
 
 
