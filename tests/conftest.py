@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from helpers.__main__ import main
 from helpers.config import Config
-from helpers.corpus.csr import csr
+from tests.csr import csr
 
 settings.register_profile("tests", deadline=None)  # the first example compiles a kernel
 settings.load_profile("tests")

@@ -29,8 +29,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from helpers.corpus.csr import csr
 from tests import real_data
+from tests.csr import csr
 
 SETS = ("hepth", "paperscape", "acl")
 LATER_THAN = {"hepth": 2000, "paperscape": 1995}  # only references of papers of a later year are hidden; in ACL any citation

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from helpers.config import ROOT
 from helpers.corpus.build import build_corpus, open_corpus
-from helpers.corpus.csr import csr
 from helpers.errors import ArtefactError, DumpError
+from tests.csr import csr
 
 DATA = ROOT / "data"
 

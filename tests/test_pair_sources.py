@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from helpers.config import Config
 from helpers.corpus.build import build_corpus
-from helpers.corpus.csr import csr
 from helpers.errors import ArtefactError, ConfigError
 from helpers.models import kernels
 from helpers.neighbors.evaluate import validation_mrr
@@ -27,6 +26,7 @@ from helpers.training import engines
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import chance_loss, train
 from tests.conftest import random_pairs
+from tests.csr import csr
 from tests.test_kernels import RATE, graph, judged, rows
 
 MADE_OF = {"contexts.npy": "abc"}

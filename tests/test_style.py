@@ -7,7 +7,7 @@ import sys
 from helpers.config import ROOT
 
 STAGES = ("corpus", "pairs", "rows", "models", "training", "neighbors", "export")  # data flows from left to right
-SHARED = ("config", "errors", "artefacts", "memory", "progress", "environment", "figures")
+SHARED = ("config", "errors", "artefacts", "memory", "prefetch", "progress", "environment", "figures")
 
 
 def modules() -> list:

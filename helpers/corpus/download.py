@@ -1,59 +1,38 @@
-"""Getting a dump: an address, a file on Drive or Semantic Scholar's signed lists become whole files on disk, resumed and checked.
+"""Getting a dump: an address, a file on Drive or Semantic Scholar's signed lists become whole files on disk, resumed and checked."""
 
-Signed addresses hold credentials: messages, file names and the notes beside a part name only host and file. Semantic Scholar's datasets
-API as its OpenAPI description says it: `release/latest` gives {"release_id"}, `release/RELEASE/dataset/NAME` gives {"files": [addresses]}.
-"""
+# curl makes one connection and hands over what comes, headers first; this process writes it. curl's own --output, --continue-at and --retry
+# are not used: curl would go on writing after a kill -9 of this process, and before another try it throws away what the last one brought.
+# Signed addresses are credentials: curl reads them from standard input; messages, file names and the note beside a part do not hold them.
 
 import base64
 import contextlib
-import dataclasses
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable
-from http.client import HTTPException
+from collections import namedtuple
+from http.client import HTTPException, parse_headers
 from pathlib import Path
+from subprocess import PIPE, Popen, run
 from time import sleep
-from urllib.error import HTTPError
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import quote, unquote
 
-from helpers import __version__
 from helpers.errors import DumpError
 
-S2_API = "https://api.semanticscholar.org/datasets/v1"
-S2_ENTRY = re.compile(r"s2:(papers|citations|paper-ids)(?:@(\d{4}-\d\d-\d\d))?")
-TRIES = 5  # in a row that bring nothing new
-TIMEOUT = 60  # seconds without a byte
-LONGEST_WAIT = 600  # seconds that a server may ask us to wait
-SPARE_BYTES = 50_000_000  # left free beside a dump
-BLOCK_BYTES = 1 << 20
-PASSING = (408, 416, 425, 429, 500, 502, 503, 504)  # answers that another try may change
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO)
-HEADERS = {"User-Agent": f"helpers/{__version__}", "Accept-Encoding": "identity"}  # lengths and hashes are of the file as it is stored
-ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?(/.*)?", re.IGNORECASE)
-DRIVE = re.compile(r"drive:|https?://(drive|docs|drive\.usercontent)\.google\.com/", re.IGNORECASE)
-DRIVE_FILE = re.compile(r"(?:^drive:|/d/|[?&]id=)([\w-]{10,})")
-SIGNED = re.compile(r"signature|\bsig=|expires|token|credential", re.IGNORECASE)  # in a query that changes from run to run
-CHECKSUM = re.compile(r"(sha256=[\da-f]{64}|md5=[\da-f]{32})?", re.IGNORECASE)
-NO_DUMP = "is a web page and not a dump: a login, a limit or an expired link; open it in a browser and take the file's own link."
-WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)\b", re.IGNORECASE)
+S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
+CURL = "curl --disable --silent --show-error --fail --globoff --proto =http,https --speed-time 60 --config -".split()
+TRIES = 6  # in a row that bring nothing new, a minute in all
+# What is noted of an answer. In this order MD5 finds the checksum: S3's ETag of a file sent in one part and under no other key,
+# Content-MD5, or Google's hash, which is of another file where Google unpacks what it stores.
+NOTED = "Last-Modified Content-Length Server x-amz-server-side-encryption ETag Content-MD5 x-goog-stored-content-encoding x-goog-hash"
+MD5 = re.compile(r'AmazonS3 (?:AES256)? "([\da-f]{32})"|(?: |md5=)([\w+/]{22}==)|gzip')
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of a dump; `name` stays the same from run to run, though signed addresses change."""
+class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
+    """A file of a dump: name, the same in every run; url, a credential; checksum "md5:HEX", "sha256:HEX" or ""; source of another url."""
 
-    name: str
-    url: str = dataclasses.field(repr=False)  # may hold credentials
-    checksum: str = ""  # "sha256:HEX", "md5:HEX", or "" where none is known beforehand
-    source: str = ""  # the entry whose list gives a new address when this one has expired
-
-    def __str__(self):
-        return f"{self.name} from {urlsplit(self.url).hostname or 'Google Drive'}"
+    def __repr__(self):
+        return self.name
 
 
 def remote(dump: str) -> bool:
@@ -62,214 +41,102 @@ def remote(dump: str) -> bool:
 
 
 def shards_of(dump: str) -> list[Shard]:
-    """The files behind a remote entry, one for an address; `#sha256=HEX` or `#md5=HEX` after an address is its checksum.
-
-    Raises DumpError where the entry names no file, or Semantic Scholar's list cannot be had.
-    """
+    """The files behind a remote entry; `#sha256=HEX` or `#md5=HEX` after an address is its checksum. Raises DumpError."""
     if dump.startswith("s2:"):
         return _s2_shards(dump)
-    address, _, fragment = dump.partition("#")
-    if not CHECKSUM.fullmatch(fragment):
-        raise DumpError(f"#{fragment} is not a checksum; write #sha256= and 64, or #md5= and 32 hexadecimal digits after the address.")
-    checksum = fragment.replace("=", ":").lower()
-    if DRIVE.match(address):
-        if not (file := DRIVE_FILE.search(address)):
-            raise DumpError(f"{address.partition('?')[0]} names no file on Drive; copy the link of a file, not of a folder.")
-        return [Shard(f"drive-{file[1]}", f"drive:{file[1]}", checksum)]
-    url = quote(address, safe="%/:=&?~+!$,;'@()*[]")  # urllib takes no spaces and no umlauts
-    if not ADDRESS.fullmatch(url):
-        raise DumpError(f"{address.partition('?')[0].rpartition('@')[2]} is not an address of the form https://HOST/FILE.")
-    parts = urlsplit(url)
-    same = f"{parts.netloc}{parts.path}?{'' if SIGNED.search(parts.query) else parts.query}"
+    address, _, checksum = quote(dump, safe="%/:=&?~+!$,;'@()*[]#").partition("#")  # curl takes no spaces and no umlauts
+    url = re.sub(r"https?://(?:drive|docs)[\w.]*\.google\.com/.*(?:/d/|\bid=)([\w-]{10,}).*", r"drive:\1", address)
+    if not re.fullmatch(r"(drive:[\w-]{10,}|https?://[\w.:[\]-]+([/?].*)?)#((sha256=\w{32}|md5=)[\da-f]{32})?", f"{url}#{checksum}", re.I):
+        raise DumpError(f"{url.partition('?')[0].rpartition('@')[2]} is not https://HOST/FILE or drive:ID, or #{checksum} is no checksum.")
+    same = re.sub(r"\?.*(signature|\bsig=|expires|token|credential).*", "", url, flags=re.I)  # a signature changes from run to run
+    file = re.sub(r"[^\w.=+-]", "_", unquote(re.search(r"([^/?]*)/*(\?.*)?$", url)[1]), flags=re.ASCII)[-100:]
     # the hash keeps the part_000.gz of two folders apart
-    return [Shard(f"{hashlib.sha256(same.encode()).hexdigest()[:8]}-{_file_name(url)}", url, checksum)]
+    return [Shard(f"{hashlib.sha256(same.encode()).hexdigest()[:8]}-{file}", url, checksum.replace("=", ":").lower())]
 
 
-def download(shard: Shard, folder: Path, on_bytes: Callable[[int], None] | None = None) -> Path:
-    """The shard's file in `folder`, whole and checked; goes on where an earlier try stopped, returns at once where it is there.
+def _s2_shards(dump: str) -> list[Shard]:
+    with contextlib.suppress(Exception):  # no Colab, no such secret, no access for this notebook, nobody who answers in time
+        from google.colab import userdata
 
-    `on_bytes(n)` hears of n bytes as they come (of a Drive file: once, at the end). Raises DumpError; what came stays as NAME.part.
-    """
+        os.environ.setdefault("S2_API_KEY", userdata.get("S2_API_KEY"))  # other processes, which find it there, cannot ask Colab
+
+    def ask(path: str) -> dict:
+        config = f"retry = 5\nurl = {S2_API}/{path}\nheader = x-api-key:{os.environ['S2_API_KEY'].strip()}"
+        return json.loads(run(CURL, input=config.encode(), capture_output=True).stdout)
+
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        dataset, release = re.fullmatch(r"s2:(papers|citations|paper-ids)(?:@(\d{4}-\d\d-\d\d))?", dump).groups()
+        release = release or ask("latest")["release_id"]  # by its name, so that asking again gives the same
+        first, *more = [shards_of(url)[0] for url in ask(f"{release}/dataset/{dataset}")["files"]]
+        return [Shard(f"{dataset}-{release}-{file.name[9:]}", file.url, "", f"s2:{dataset}@{release}") for file in (first, *more)]
+    raise DumpError(f"{dump} gave no list: write s2:papers, s2:citations or s2:paper-ids, and put an API key into S2_API_KEY.")
+
+
+def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
+    """The shard's file in `folder`, whole and checked; `on_bytes(n)` hears of n bytes as they come. Raises DumpError; NAME.part stays."""
     whole, part = folder / shard.name, folder / f"{shard.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not whole.exists():
-            connect = _from_drive if shard.url.startswith("drive:") else _go_on
-            published = _persist(lambda: connect(shard, part, on_bytes or (lambda n: None)), str(shard), part)
-            _check(shard, part, shard.checksum or published)
-            os.replace(part, whole)
-        Path(f"{part}.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise DumpError(f"{whole} was not written ({error.strerror or error}); free space or choose another place.") from None
+            fetch = _from_drive if shard.url.startswith("drive:") else _from_address
+            algorithm, _, expected = (fetch(shard, part, on_bytes) or shard.checksum).partition(":")
+            with open(part, "rb") as file:
+                page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)\b", file.peek(), re.I)
+                if page or (expected and hashlib.file_digest(file, algorithm).hexdigest() != expected):
+                    part.unlink()
+                    raise DumpError(f"{shard} is {'a web page' if page else f'damaged (not {algorithm} {expected})'} and was deleted.")
+            part.replace(whole)
+    except (OSError, ValueError, HTTPException) as error:
+        raise DumpError(f"{whole} was not written ({error}): it takes curl, free space and a place you may write to.") from None
     return whole
 
 
 def drive_refusal(what: str, reason: str) -> str:
     """The sentence for what Google does not hand out: a file or folder that is not shared, or was downloaded too often today."""
-    if "many" in reason.lower() and ("users" in reason.lower() or "accesses" in reason.lower()):
-        return f"Google lends {what} no more today, too many have downloaded it: add a copy to your own Drive and open that instead."
-    return f"{what} could not be downloaded ({reason}): check that it is shared with «anyone with the link», then run this cell again."
+    often = re.search("many.*(users|accesses)", reason, re.I)
+    todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
+    return f"{what} could not be downloaded ({reason}): {todo}, then run this again."
 
 
-def _file_name(url: str) -> str:
-    return re.sub(r"[^\w.=+-]", "_", unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]), flags=re.ASCII)[-100:] or "dump"
-
-
-def _s2_shards(dump: str) -> list[Shard]:
-    if not (entry := S2_ENTRY.fullmatch(dump)):
-        raise DumpError(f"{dump} is not s2:papers, s2:citations or s2:paper-ids, nor one of them of a release (s2:papers@2025-01-07).")
-    dataset, release = entry.groups()
-    key, where, shards = _s2_key(), f"Semantic Scholar's list of {dump}", []
-
-    def ask(path: str) -> dict:
-        request = Request(f"{S2_API}/{path}", headers=HEADERS)
-        request.add_unredirected_header("x-api-key", key)  # for this host alone
-        with urlopen(request, timeout=TIMEOUT) as answer:
-            return json.load(answer)
-
-    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-        release = (
-            release or _persist(lambda: ask("release/latest"), where)["release_id"]
-        )  # by its name, so that asking again gives the same
-        files = _persist(lambda: ask(f"release/{release}/dataset/{dataset}"), where)["files"]
-        shards = [Shard(f"{dataset}-{release}-{_file_name(url)}", url, source=f"s2:{dataset}@{release}") for url in files]
-    if not shards:
-        raise DumpError(f"{where} is not a list of files; try again later, or another release.")
-    return shards
-
-
-def _s2_key() -> str:
-    key = os.environ.get("S2_API_KEY", "")
-    if not key:
-        with contextlib.suppress(Exception):  # no Colab, no such secret, no access for this notebook, nobody who answers in time
-            from google.colab import userdata
-
-            key = userdata.get("S2_API_KEY") or ""
-    if not re.fullmatch(r"[!-~]+", key.strip()):
-        raise DumpError(
-            "Semantic Scholar's dumps need an API key, but none was found: ask for one at semanticscholar.org/product/api and put it "
-            "into the environment variable S2_API_KEY or, on Colab, under this name into Secrets (with access for this notebook)."
-        )
-    return key.strip()
-
-
-def _persist(attempt: Callable, where: str, part: Path | None = None):
-    """`attempt()` until it returns, with growing pauses; raises DumpError after TRIES in a row that did not lengthen `part`."""
-    failures = longest = wait = 0
-    while True:
-        try:
-            return attempt()
-        except HTTPError as error:
-            error.close()
-            asked = error.headers.get("Retry-After", "")  # in seconds; as a date it is hardly ever sent
-            wait = int(asked) if asked.isdigit() else 0
-            reason = f"HTTP {error.code}" + (f", asked to wait {wait} s" if wait else "")
-            if error.code not in PASSING:
-                todo = (
-                    "it needs a login or another key, or its link has expired"
-                    if error.code in (401, 403)
-                    else "check the address or release"
-                )
-                raise DumpError(f"{where} is not handed out ({reason}): {todo}.") from None
-            if error.code == 416 and part:  # longer than the file: of another one
-                part.unlink(missing_ok=True)
-        except (OSError, HTTPException) as error:
-            if getattr(error, "errno", None) in DISK:
-                raise
-            cause = error.reason if isinstance(getattr(error, "reason", None), Exception) else error
-            reason, wait = getattr(cause, "strerror", None) or type(cause).__name__, 0  # never its text: that may hold the address
-        size = part.stat().st_size if part and part.exists() else 0
-        failures, longest = 1 if size > longest else failures + 1, max(size, longest)
-        if failures == TRIES or wait > LONGEST_WAIT:
-            raise DumpError(f"{where} did not come ({reason}); check the network and run this again, it goes on where it stopped.")
-        sleep(max(wait, 2 ** (failures - 1)))
-
-
-def _go_on(shard: Shard, part: Path, on_bytes: Callable) -> str:
-    """One connection: what `part` still lacks, as far as it gets; returns the checksum that the server published first, or ""."""
-    note = Path(f"{part}.json")  # what the first answer said of the file
-    try:
-        known, have = json.loads(note.read_text()), part.stat().st_size
-    except (OSError, ValueError):  # none yet, or cut off by a kill
-        known, have = {}, 0
-    if have and have == known["size"]:
-        return known["checksum"]
-    headers = HEADERS | ({"Range": f"bytes={have}-", "If-Range": known["validator"]} if have and known["validator"] else {})
-    try:
-        answer = urlopen(Request(shard.url, headers=headers), timeout=TIMEOUT)
-    except HTTPError as error:
-        expired = shard.source and error.code in (401, 403)
-        if not (new := [other for other in shards_of(shard.source) if other.name == shard.name] if expired else []):
-            raise
-        error.close()
-        answer = urlopen(Request(new[0].url, headers=headers), timeout=TIMEOUT)
-    with answer:
-        if answer.headers.get_content_type() == "text/html":  # before a part is given up for it
-            raise DumpError(f"{shard} {NO_DUMP}")
-        if answer.status != 200 and not (have and answer.status == 206):  # 202: still being prepared
-            raise ConnectionError(0, f"HTTP {answer.status}")
-        if answer.status == 206:
-            place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-            same = place and int(place[1]) == have and known["size"] in (None, int(place[2]))
-            if not same or _facts(answer.headers)["validator"] not in ("", known["validator"]):
-                part.unlink()
-                raise ConnectionError(0, "the file changed")
-        else:  # the whole file: the first time, or the server knows no ranges, or the file changed
-            known, have = _facts(answer.headers), 0
-            part.write_bytes(b"")
-            note.write_text(json.dumps(known))
-        need, free = (known["size"] or 0) - have, shutil.disk_usage(part.parent).free
-        if need + SPARE_BYTES > free:
-            raise DumpError(f"{part.parent} has {free / 1e9:.2f} GB free, but {shard} needs {need / 1e9:.2f} GB more; make room.")
-        with open(part, "ab") as file:
-            while block := answer.read1(BLOCK_BYTES):
-                file.write(block)
-                have += len(block)
-                on_bytes(len(block))
-            file.flush()
-            os.fsync(file.fileno())
-    if known["size"] not in (None, have):
-        raise ConnectionError(0, f"{have:,} of {known['size']:,} bytes came")
-    return known["checksum"]
-
-
-def _facts(headers) -> dict:
-    """What an answer says of the file: "validator" for If-Range, "size" in bytes or None, "checksum" "md5:HEX" or ""."""
-    etag, length, hashes = headers.get("ETag", ""), headers.get("Content-Length", ""), [f"md5={headers.get('Content-MD5', '')}"]
-    if headers.get("x-goog-stored-content-encoding", "identity") == "identity":  # else Google unpacks it, but hashes what it stores
-        hashes += headers.get_all("x-goog-hash", [])
-    found = re.search(r"\bmd5=([A-Za-z\d+/]{22}==)", ",".join(hashes))
-    md5 = base64.b64decode(found[1]).hex() if found else ""
-    if headers.get("Server") == "AmazonS3" and headers.get("x-amz-server-side-encryption", "AES256") == "AES256":
-        md5 = md5 or "".join(re.findall(r'^"([\da-f]{32})"$', etag))  # S3's ETag of a file sent in one part and under no other key
-    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag (W/...) may not stand in If-Range
-    return {"validator": validator, "size": int(length) if length.isdigit() else None, "checksum": md5 and f"md5:{md5}"}
-
-
-def _from_drive(shard: Shard, part: Path, on_bytes: Callable) -> str:
+def _from_drive(shard: Shard, part: Path, on_bytes) -> None:
     import gdown  # here: only a file on Drive needs it
 
-    try:  # gdown keeps what came as NAME.part*.part and goes on with it; 6 has no `fuzzy` any more
-        done = gdown.download(id=shard.url.removeprefix("drive:"), output=str(part), use_cookies=False, resume=True)
-    except OSError:  # the network's, requests' errors among them, or the disk's
-        raise
-    except Exception as error:  # gdown 6: DownloadError, 5: several kinds
+    try:  # gdown keeps what came beside NAME.part and goes on with it; 5 returns None where 6 raises
+        if not gdown.download(id=shard.url[6:], output=str(part), use_cookies=False, resume=True):
+            raise ValueError("nothing was downloaded")
+    except Exception as error:
         raise DumpError(drive_refusal(str(shard), " ".join(str(error).split())[:200])) from None
-    if not done or not part.exists():  # gdown 5 returns None where 6 raises
-        raise DumpError(drive_refusal(str(shard), "nothing was downloaded"))
     on_bytes(part.stat().st_size)
-    return ""
 
 
-def _check(shard: Shard, part: Path, checksum: str) -> None:
-    """Raise DumpError, and delete `part`, where it is a web page or not what `checksum` says."""
-    algorithm, _, expected = checksum.partition(":")
-    with open(part, "rb") as file:
-        wrong = NO_DUMP if WEB_PAGE.match(file.read(1000)) else ""
-        file.seek(0)
-        if not wrong and expected and (found := hashlib.file_digest(file, algorithm).hexdigest()) != expected:
-            wrong = f"is damaged and was deleted: its {algorithm} is {found}, not {expected}; download it again."
-    if wrong:
-        part.unlink()
-        Path(f"{part}.json").unlink(missing_ok=True)
-        raise DumpError(f"{shard} {wrong}")
+def _from_address(shard: Shard, part: Path, on_bytes) -> str:
+    note, failures, longest, status, failed, said = Path(f"{part}.json"), 0, -2, 0, True, ""
+    known = json.loads(text) if note.exists() and (text := note.read_text()) else dict.fromkeys(NOTED.split(), "")
+    while (size := known["Content-Length"]) != str(have := part.stat().st_size if part.exists() else -1) and (size or failed):
+        failures, longest = (0, have) if have > longest else (failures + 1, longest)
+        if status in (401, 403) and shard.source:
+            shard = next((new for new in shards_of(shard.source) if new.name == shard.name), shard)._replace(source="")
+        elif failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
+            raise DumpError(f"{shard} did not come (HTTP {status}; {said}): check address and network, then run this again; it goes on.")
+        sleep(2**failures - 1)
+        tag = known["ETag"] if known["ETag"].startswith('"') else known["Last-Modified"]  # a weak ETag, W/..., may not stand in If-Range
+        rest, status = (f"range = {have}-\nheader = {json.dumps(f'If-Range: {tag}')}" if tag and have > 0 and status != 416 else ""), 0
+        with Popen([*CURL, "--location", "--include"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as curl, open(part, "ab") as file:
+            curl.stdin.write(f'url = "{shard.url}"\n{rest}'.encode())
+            curl.stdin.close()
+            while status // 100 != 2 and (line := curl.stdout.readline()).startswith(b"HTTP/"):  # redirects come first
+                status, head = int(line.split()[1]), parse_headers(curl.stdout)
+            if status == 206 and (not rest or any(head.get(name, known[name]) != known[name] for name in ("ETag", "Last-Modified"))):
+                status = 416
+            if status == 200:  # the first time, or the server knows no ranges, or the file changed
+                known = {name: ",".join(head.get_all(name, [])) for name in NOTED.split()}
+                if int(known["Content-Length"] or 0) > (disk := os.statvfs(part)).f_bavail * disk.f_frsize - 5e7:
+                    raise DumpError(f"{part.parent} has no room for {shard}, {int(known['Content-Length']) / 1e9:.2f} GB; make room.")
+                file.truncate(0)
+                note.write_text(json.dumps(known))
+            while status in (200, 206) and (block := curl.stdout.read1(1 << 20)):
+                on_bytes(file.write(block))
+            failed = curl.stdout.close() or curl.wait() or status not in (200, 206)
+            said = curl.stderr.readline().decode("latin-1").strip()
+    md5 = MD5.search(" ".join(known.values()))
+    return shard.checksum or (f"md5:{md5[1] or base64.b64decode(md5[2]).hex()}" if md5 and md5.lastindex else "")

@@ -11,10 +11,10 @@ import pandas as pd
 
 from helpers.config import ROOT
 from helpers.corpus.build import open_corpus
-from helpers.corpus.csr import csr
 from helpers.export.embeddings import open_embeddings
 from helpers.neighbors.search import find_papers, nearest, neighbour_table
 from tests import real_data
+from tests.csr import csr
 
 ACL_TITLES = ("Statistical phrase-based translation", "GloVe", "Distant supervision for relation extraction")
 
