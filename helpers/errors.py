@@ -5,6 +5,12 @@ class UserError(Exception):
     """An error whose text is one whole sentence: what is wrong, where, what was expected, what to do."""
 
 
+def in_a_line(error: Exception) -> str:
+    """The first line of what a library says, which may quote what it read."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return "".join(mark if mark.isprintable() else "?" for mark in line[:200]).strip(". ")
+
+
 class ConfigError(UserError):
     """A setting that cannot work."""
 

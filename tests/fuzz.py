@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import queue
 import random
 import re
@@ -47,7 +48,8 @@ AT_A_TIME = 500  # inputs a child is asked for
 TYPES = {".u64": np.uint64, ".i32": np.int32, ".u8": np.uint8}  # of a shard's files
 SENTENCES = (  # what the classes of refused inputs are called
     "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "is not a gzip file", "climbs out",
-    "without a dump's files", "inside an archive", "more than one column", "are malformed", "not one citation", "No citation is left",
+    "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle",
+    "are malformed", "not one citation", "No citation is left",
 )  # fmt: skip
 
 
@@ -78,7 +80,37 @@ def _zip(**members: bytes) -> bytes:
     return file.getvalue()
 
 
+def _json(*records: dict) -> bytes:
+    return "\n".join(map(json.dumps, records)).encode() + b"\n"
+
+
+def _ancestor() -> bytes:
+    import h5py  # here: only this reader needs it
+
+    with h5py.File(content := io.BytesIO(), "w") as file:
+        for part in range(2):
+            file[f"labels{part}"] = np.arange(3 * part, 3 * part + 3)
+            lists = file.create_dataset(f"batch{part}", (3,), h5py.vlen_dtype(np.int32))
+            for i in range(3):
+                lists[i] = np.array([0, 2, 9 - part - i], np.int32)
+    return content.getvalue()
+
+
 DATA = ROOT / "data"
+S2_PAPER = {
+    "externalids": {"PubMed": "7", "DBLP": None},
+    "title": "A title",
+    "year": 2006,
+    "venue": "",
+    "journal": {"name": "J"},
+    "s2fieldsofstudy": [{"category": "Computer Science", "source": "external"}],
+}
+S2_PAPERS = _json(*({"corpusid": i, **S2_PAPER} for i in range(1, 9)))
+S2_CITATIONS = _json(*({"citingcorpusid": str(i), "citedcorpusid": i // 2 or None} for i in range(1, 20)))
+S2_IDS = _json(*({"sha": f"{i:040x}", "corpusid": i, "primary": True} for i in range(1, 9)))
+AMINER = [{"id": f"a{i}", "title": "T", "year": 2013, "venue": {"raw": "V"}, "fos": [{"name": "F"}], "n_citation": 0} for i in range(9)]
+AMINER = [{**record, "references": [f"a{i // 2}", i]} for i, record in enumerate(AMINER)]
+TITLES = {row: f"Title {row}" for row in range(6)}
 CITATIONS, METADATA = DATA / "medline_nih_citations.csv.gz", DATA / "medline_nih_metadata.csv.gz"
 SEEDS = {  # reader -> a function that makes dumps: file name -> its bytes, uncompressed
     "s2_open_corpus": lambda: _named(
@@ -90,6 +122,27 @@ SEEDS = {  # reader -> a function that makes dumps: file name -> its bytes, unco
     "openalex": lambda: _named(
         "works.jsonl", head(DATA / "medline_openalex_works.jsonl.gz", 20), *real("openalex-medline-works.jsonl.gz", 8)
     ),
+    "s2_papers": lambda: [
+        *_named("papers.jsonl", S2_PAPERS, *real("raw-formats/s2ag-2022-papers.jsonl.gz", 20)),
+        {"papers.jsonl": S2_PAPERS, "citations.jsonl": S2_CITATIONS},
+    ],
+    "s2_citations": lambda: _named("citations.jsonl", S2_CITATIONS, *real("raw-formats/s2ag-2022-citations.jsonl.gz", 60)),
+    "s2_paper_ids": lambda: [
+        *_named("paper-ids.jsonl", S2_IDS, *real("raw-formats/s2ag-2022-paper-ids.jsonl.gz", 60)),
+        {
+            "paper-ids.jsonl": S2_IDS,
+            "citations.jsonl": S2_CITATIONS,
+            "s2.jsonl": _json(*({"id": f"{i:040x}", "outCitations": [f"{i // 2:040x}", f"{i % 3:040x}"]} for i in range(1, 12))),
+        },
+    ],
+    "aminer": lambda: [
+        *_named("dblp.jsonl", _json(*AMINER), *real("raw-formats/aminer-dblp-v10.jsonl", 10)),
+        *_named("dblp.json", b"[\n" + _json(*AMINER).replace(b"\n", b"\n,", 8) + b"]\n"),
+    ],
+    "ancestor": lambda: [
+        {"citations.h5": _ancestor()},
+        {"citations.h5": _ancestor(), "titles.pkl": pickle.dumps(TITLES), "ids.p": pickle.dumps([f"{row:040x}" for row in range(6)], 0)},
+    ],
     "citations_csv": lambda: _named("edges.csv", head(CITATIONS, 60)) + _named("edges.tsv", *real("acl/edges.tsv.gz", 60)),
     "papers_csv": lambda: [
         *_named("papers.csv", head(METADATA, 20), b'id,title,year,fields\n1,"One,\ntwo",1998,Biology;Physics\n2,"A ""b""",n.d.,\n'),
@@ -332,6 +385,7 @@ def check_shard(shard: Path) -> None:
     length = lambda name: len(arrays.get(name, ()))  # noqa: E731
     dropped = {kind: sum(reasons.values()) for kind, reasons in counts["dropped"].items()}
     assert counts["read"].get("papers", 0) == length("records.u64") + dropped["papers"], counts
+    assert counts["read"].get("ids", 0) == length("other_ids.u64") + dropped["ids"] and length("other_ids.u64") == length("paper_ids.u64")
     others = [length(f"{name}.u64") for name in ("references", "cited_by", "citing")]
     assert counts["read"].get("citations", 0) == sum(others) + dropped["citations"], (counts, others)
     kept = pa.ipc.open_file(shard / "papers.arrow").read_all() if (shard / "papers.arrow").exists() else []
@@ -346,7 +400,7 @@ def check_lines(path: Path, read: dict) -> None:
     if path.suffix == ".jsonl" and data[:2] != b"\x1f\x8b":
         assert read["records"] == sum(bool(line.strip(BLANK)) for line in data.split(b"\n"))
     elif path.suffix == ".csv" and data[:2] != b"\x1f\x8b" and "citations" in read and "papers" not in read:
-        assert read["records"] >= sum(map(bool, re.split(b"[\r\n]+", data))) - 1
+        assert read["records"] >= sum(bool(line.strip(b"\r")) for line in data.split(b"\n")) - 1
 
 
 def check_corpus(config: Config, report: dict) -> None:

@@ -22,6 +22,7 @@ from helpers.corpus import dumps, openalex, records, s2_open_corpus, tables
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.records import Report
 from helpers.errors import DumpError
+from tests import fuzz
 from tests.test_corpus import edges_of, s2
 
 RECORDS = [s2(f"paper{i}", [f"paper{j}" for j in range(i)]) for i in range(12)]
@@ -341,6 +342,27 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
     for cut in range(5, len(whole), 7):
         (tmp_path / "edges.parquet").write_bytes(whole[:cut])
         refused(tmp_path / "edges.parquet")
+
+
+def test_hdf5_whose_lists_have_a_hole_does_not_hang(tmp_path):
+    pytest.importorskip("h5py")
+    content = bytearray(fuzz._ancestor())
+    (tmp_path / "citations.h5").write_bytes(content)
+    assert len(rows_of(tmp_path / "citations.h5")) == 6
+    heap = content.index(b"GCOL")
+    content[heap + 16 : heap + 48] = bytes(32)  # a hole of zeros, as a sparse copy leaves it
+    (tmp_path / "citations.h5").write_bytes(content)
+    assert "has a hole" in refused(tmp_path / "citations.h5")
+
+
+@pytest.mark.parametrize("content", [b"P0\n.", b"c\0os\x10\nsystem\n.", b"", b"\x80\x09", b"(dp0\nI0\nVa\np1\ns"])
+def test_pickles_that_are_not_plain_get_one_line(tmp_path, content):
+    pytest.importorskip("h5py")
+    (tmp_path / "citations.h5").write_bytes(fuzz._ancestor())
+    (tmp_path / "titles.pkl").write_bytes(content)
+    with pytest.raises(DumpError, match=r"titles.pkl is not a pickle of plain") as caught:
+        rows_of(tmp_path / "citations.h5")
+    assert str(caught.value).isprintable()
 
 
 def test_files_that_are_none(tmp_path):

@@ -151,7 +151,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.booleans(), st.integers(1, 5))
 def test_a_corpus_is_what_a_plain_dict_of_the_last_records_says(tmp_path_factory, of_files, keep_unrecorded, at_a_time):
     folder = tmp_path_factory.mktemp("corpus")

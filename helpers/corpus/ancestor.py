@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, text
-from helpers.errors import DumpError, UserError
+from helpers.errors import DumpError, UserError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
@@ -43,8 +44,9 @@ def _texts(path: Path) -> pa.Array:
             texts[row] = text(value)
         return pa.array(texts, pa.large_string())
     except Exception as error:  # a damaged pickle may end in any exception there is
-        reason = f"{type(error).__name__} {str(error)[:80]}".strip()
-        raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers ({reason}); nothing else is read.") from error
+        raise DumpError(
+            f"{path} is not a pickle of plain dicts, lists, strings and numbers ({in_a_line(error)}); nothing else is read."
+        ) from error
 
 
 def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
@@ -91,6 +93,8 @@ class Ancestor:
         except ImportError:
             raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
         try:
+            if _endless(np.asarray(np.memmap(self.file.path, np.uint8, "r"))):
+                raise ValueError("a heap of lists has a hole")
             with h5py.File(self.file.path, "r") as datasets:
                 parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
                 if not parts:
@@ -107,5 +111,23 @@ class Ancestor:
         except UserError:
             raise
         except Exception as error:  # damage shows as any of a dozen exceptions
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise DumpError(f"{self.file} is damaged or not the ancestor's ({reason}); download it again.") from error
+            raise DumpError(f"{self.file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
+
+
+@numba.njit(cache=True)
+def _endless(file):
+    """Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,).
+
+    It goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0.
+    """
+    for heap in range(len(file) - 32):
+        if file[heap] == 71 and file[heap + 1] == 67 and file[heap + 2] == 79 and file[heap + 3] == 76:  # GCOL
+            place, end = heap + 16, min(heap + file[heap + 8 : heap + 16].view(np.int64)[0], len(file))
+            while place + 16 <= end:
+                size, is_free = file[place + 8 : place + 16].view(np.int64)[0], file[place] == 0 and file[place + 1] == 0
+                if is_free and size == 0:
+                    return True
+                if not 0 <= size < len(file):
+                    break
+                place += size if is_free else 16 + (size + 7) // 8 * 8
+    return False

@@ -20,7 +20,7 @@ import pyarrow as pa
 from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.download import remote
 from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
-from helpers.errors import DumpError
+from helpers.errors import DumpError, in_a_line
 
 try:
     from isal.igzip import IGzipFile as GzipFile  # twice as fast
@@ -115,19 +115,13 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
         raise DumpError(f"{file} is cut off in the middle{at}; download it again.") from error
     except DAMAGED as error:
         at = f" before byte {byte():,}" if byte else ""
-        raise DumpError(f"{file} is damaged{at} ({_line(error)}); download it again.") from error
+        raise DumpError(f"{file} is damaged{at} ({in_a_line(error)}); download it again.") from error
     except pa.ArrowException as error:
-        raise DumpError(f"{file} cannot be read as a table: {_line(error)}; repair or download it again.") from error
+        raise DumpError(f"{file} cannot be read as a table: {in_a_line(error)}; repair or download it again.") from error
     except OSError as error:
         if error.errno is None:  # not the system's but a library's, about what it read
-            raise DumpError(f"{file} is damaged ({_line(error)}); download it again.") from error
+            raise DumpError(f"{file} is damaged ({in_a_line(error)}); download it again.") from error
         raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
-
-
-def _line(error: Exception) -> str:
-    """The first line of what a library says, which may quote what it read."""
-    line = next(iter(str(error).splitlines()), "") or "no reason known"
-    return "".join(mark if mark.isprintable() else "?" for mark in line[:200]).strip(". ")
 
 
 class _Counted(io.RawIOBase):

@@ -60,9 +60,10 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     """
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
-    schemas = [_schema(file) for file in files]
+    readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
+    _tell_strangers(files, readers)
+    schemas = [_schema(file, reader) for file, reader in zip(files, readers, strict=True)]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
-    _tell_strangers([file for file in files if not isinstance(file, Shard)])
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
@@ -84,20 +85,20 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     return shards, report
 
 
-def _schema(file) -> pa.Schema:
-    """What a file holds. A format that nobody knows is a DumpError here, before hours of reading."""
+def _schema(file, reader) -> pa.Schema:
+    """What a file holds."""
     if isinstance(file, Shard):
         return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
-    return dumps.reader_of(file).SCHEMA
+    return reader.SCHEMA
 
 
-def _tell_strangers(files: list[dumps.DumpFile]) -> None:
+def _tell_strangers(files: list, readers: list) -> None:
     """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
     groups = {}
-    for file in files:
-        reader = dumps.reader_of(file)
-        formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-        formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+    for file, reader in zip(files, readers, strict=True):
+        if reader:
+            formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+            formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
     for formats in groups.values():
         if len(formats) > 1:
             formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
