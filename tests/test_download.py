@@ -129,9 +129,9 @@ def waits(monkeypatch) -> list:
 
 
 def get(shard: Shard, folder: Path, on_bytes=lambda count: None) -> None:
-    """Download, and see that the file is whole and no part is left."""
+    """Download, and see that the file is whole and nothing of a part is left."""
     path = download.download(shard, folder, on_bytes)
-    assert path == folder / shard.name and path.read_bytes() == CONTENT and not list(folder.glob("*.part"))
+    assert path == folder / shard.name and path.read_bytes() == CONTENT and not list(folder.glob("*.part*"))
 
 
 def refused(shard: Shard, folder: Path, sentence: str) -> None:
@@ -140,7 +140,7 @@ def refused(shard: Shard, folder: Path, sentence: str) -> None:
         download.download(shard, folder)
     assert "\n" not in str(caught.value) and caught.value.__suppress_context__ | (caught.value.__context__ is None)
     assert SECRET not in f"{caught.value}{shard!r}{shard}" and not (folder / shard.name).exists()
-    assert not any(SECRET.encode() in file.read_bytes() for file in folder.parent.rglob("*") if file.is_file())
+    assert not any(SECRET.encode() in file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
 def test_a_file(site, tmp_path):
@@ -172,9 +172,7 @@ def test_what_starts_anew_or_goes_on_without_a_size(site, tmp_path, page):
 
 def test_a_server_that_always_breaks_off_is_given_up(site, tmp_path, waits):
     site.drops, shard = [500_000] * 99, site.shard(Page(ranges=False))
-    refused(
-        shard, tmp_path, r"papers.jsonl.gz did not come \(HTTP 200; curl: \(18\) .* 2500000 bytes remaining .*\): check address and network"
-    )
+    refused(shard, tmp_path, r"papers.jsonl.gz did not come \(HTTP 200; curl: \(18\) .* 2500000 bytes remaining .*\): check address")
     assert len(site.asked) == download.TRIES + 1 and waits == [0, 0, 1, 3, 7, 15, 31]
     site.drops = []
     get(shard, tmp_path)
@@ -251,18 +249,17 @@ def test_checksums(site, tmp_path, right, wrong):
         assert len(site.asked) == 2 and not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize(
-    "server, headers",
-    [
-        ("nginx", {"ETag": f'"{"0" * 32}"'}), ("AmazonS3", {"ETag": f'"{"0" * 32}-2"'}),  # sent in parts
-        ("AmazonS3", {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"}), ("any", {"Content-MD5": "not one"}),
-        ("Google", {"x-goog-hash": f"md5={WRONG}", "x-goog-stored-content-encoding": "gzip"}),  # unpacked on the way
-    ],
-)  # fmt: skip
-def test_what_looks_like_a_checksum_but_is_none(site, tmp_path, server, headers):
-    site.server = server
-    get(site.shard(Page(headers=headers)), tmp_path)
-    get(site.shard(Page(headers={"Content-MD5": WRONG}), fragment=f"#md5={MD5}"), tmp_path / "entry's before the published one")
+NO_CHECKSUMS = [
+    ("nginx", {"ETag": f'"{"0" * 32}"'}), ("AmazonS3", {"ETag": f'"{"0" * 32}-2"'}),  # sent in parts
+    ("AmazonS3", {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"}), ("any", {"Content-MD5": "not one"}),
+    ("Google", {"x-goog-hash": f"md5={WRONG}", "x-goog-stored-content-encoding": "gzip"}),  # unpacked on the way
+]  # fmt: skip
+
+
+def test_what_looks_like_a_checksum_but_is_none(site, tmp_path):
+    for i, (site.server, headers) in enumerate(NO_CHECKSUMS):
+        get(site.shard(Page(headers=headers), f"/{i}"), tmp_path)
+    get(site.shard(Page(headers={"Content-MD5": WRONG}), fragment=f"#md5={MD5}"), tmp_path)  # the entry's goes before
 
 
 def test_refusals(site, tmp_path):
@@ -282,14 +279,12 @@ def test_trouble_that_passes_and_trouble_that_stays(site, tmp_path, waits, monke
     refused(site.shard(Page(status=206), "/unasked"), tmp_path, r"did not come \(HTTP 416;")
     refused(site.shard(Page(length=len(CONTENT) + 1), "/short"), tmp_path, r"\(18\) .* 1 bytes remaining")
     refused(site.shard(Page(b"", {"Location": site.url("/loop")}, 302), "/loop"), tmp_path, r"did not come \(HTTP 302; curl: ")
-    refused(
-        shards_of(f"http://127.0.0.1:1/a.gz?{SECRET}")[0], tmp_path, r"a.gz did not come \(HTTP 0; curl: \(7\) Failed to connect[^/]*\)"
-    )
+    refused(shards_of(f"http://127.0.0.1:1/a.gz?{SECRET}")[0], tmp_path, r"a.gz did not come \(HTTP 0; curl: \(7\) Failed [^/]*\)")
 
 
 def test_a_redirect_and_a_server_that_falls_silent(site, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "CURL", [option.replace("60", "1") for option in download.CURL])
-    shard = site.shard(Page(b"", {"Location": f"/store/1?Signature={SECRET}"}, 302))
+    shard = site.shard(Page(b"<html>HTTP/1.1 200 OK", {"Location": f"/store/1?Signature={SECRET}"}, 302))
     site.pages["/store/1"], site.drops, site.pauses = Page(), [0, 5000], [3_000_000] * 4 + [0]
     get(shard, tmp_path)
     assert site.ranges() == [None, None, "bytes=5000-", "bytes=5000-"] and shard.name.endswith("-papers.jsonl.gz")
@@ -305,18 +300,14 @@ def test_no_room_no_place_no_curl(site, tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        refused(
-            site.shard(),
-            tmp_path,
-            r"papers.jsonl.gz was not written \(\[Errno 27\] File too large\): it takes curl, free space and a place",
-        )
+        refused(site.shard(), tmp_path, r"was not written \(\[Errno 27\] File too large\): it takes curl, free space and a place")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     get(site.shard(), tmp_path)
     assert site.ranges()[2:] == ["bytes=1000000-"]
     (tmp_path / "file").touch()
     refused(site.shard(), tmp_path / "file", r"was not written \(\[Errno 17\] File exists")
-    (tmp_path / f"{site.shard().name}").unlink()
+    (tmp_path / site.shard().name).unlink()
     monkeypatch.setenv("PATH", "")
     refused(site.shard(), tmp_path, r"was not written \(\[Errno 2\] No such file or directory: 'curl'\): it takes curl")
 
@@ -324,29 +315,24 @@ def test_no_room_no_place_no_curl(site, tmp_path, monkeypatch):
 # Entries
 
 
-def test_remote():
-    assert all(
-        remote(entry) is True for entry in ("https://host.org/a.gz", "http://a/b", "drive:1AbCdEfGhIjKlMnOp", "s2:papers", "s2:nonsense")
-    )
+def test_remote_entries_and_links_to_drive():
+    assert all(remote(entry) is True for entry in ("https://host.org/a.gz", "http://a/b", "drive:1AbCdEfGhIjKlMnOp", "s2:nonsense"))
     assert all(remote(entry) is False for entry in ("papers.jsonl.gz", "data/s2/papers", "~/http/x", "/data/https:/x"))
-
-
-def test_links_to_drive():
     for link in ("file/d/{}/view?usp=sharing", "open?id={}", "uc?export=download&id={}"):
         assert shards_of("https://drive.google.com/" + link.format("1AbCdEfGhIjKlMnOp"))[0] == DRIVE._replace(checksum="")
     link = f"https://drive.usercontent.google.com/download?id=1AbCdEfGhIjKlMnOp&export=download#md5={MD5.upper()}"
     assert shards_of(link)[0] == DRIVE and DRIVE[1:] == ("drive:1AbCdEfGhIjKlMnOp", f"md5:{MD5}", "")
 
 
-@pytest.mark.parametrize(
-    "dump, sentence",
-    [
-        ("drive:1", "^drive:1 is not https://HOST/FILE or drive:ID"), ("https:///a.gz", "is not https://HOST/FILE"),
-        (f"https://me:{SECRET}@host.org/a.gz?{SECRET}", "^host.org/a.gz is not https://HOST/FILE"),
-        ("https://host.org/a.gz#sha265=00", "#sha265=00 is no checksum"), ("https://host.org/a.gz#md5=00", "#md5=00 is no checksum"),
-        ("s2:abstracts", "^s2:abstracts gave no list: write s2:papers, s2:citations or s2:paper-ids"), ("s2:papers@lately", "gave no list"),
-    ],
-)  # fmt: skip
+NOTHING = [
+    ("drive:1", "^drive:1 is not https://HOST/FILE or drive:ID"), ("https:///a.gz", "is not https://HOST/FILE"),
+    (f"https://me:{SECRET}@host.org/a.gz?{SECRET}", "^host.org/a.gz is not https://HOST/FILE"),
+    ("https://host.org/a.gz#sha265=00", "#sha265=00 is no checksum"), ("https://host.org/a.gz#md5=00", "#md5=00 is no checksum"),
+    ("s2:abstracts", "^s2:abstracts gave no list: write s2:papers, s2:citations or s2:paper-ids"), ("s2:papers@lately", "gave no list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dump, sentence", NOTHING)
 def test_entries_that_name_nothing(dump, sentence):
     with pytest.raises(DumpError, match=sentence) as caught:
         shards_of(dump)
@@ -359,9 +345,7 @@ def test_a_name_is_stable_unique_and_safe(site, tmp_path):
 
     works = "https://openalex.s3.amazonaws.com/data/works/updated_date=2024-01-0{}/part_000.gz"
     assert name(works.format(1)) != name(works.format(2)) and name(works.format(1)).endswith("-part_000.gz")
-    assert name("https://host.org/get?id=1") != name("https://host.org/get?id=2") and name("https://host.org/") != name(
-        "https://other.org/"
-    )
+    assert name("https://host.org/get?id=1") != name("https://host.org/get?id=2")
     for signed in ("AWSAccessKeyId=A&Signature={}&Expires=3", "X-Amz-Credential=x&X-Amz-Signature={}", "sv=2&sig={}", "token={}"):
         url = "https://host.org/a.gz?" + signed
         assert name(url.format(1)) == name(url.format(2)) == name("https://host.org/a.gz")
@@ -469,12 +453,9 @@ def test_the_key_from_colab(s2, monkeypatch, secret):
     monkeypatch.delenv("S2_API_KEY")
     monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=types.SimpleNamespace(get=answering(secret))))
-    if secret == KEY:
+    with contextlib.nullcontext() if secret == KEY else pytest.raises(DumpError, match="put an API key into S2_API_KEY"):
         assert len(shards_of("s2:papers")) == 2 and s2.asked[1][1]["x-api-key"] == KEY
-    else:
-        with pytest.raises(DumpError, match="put an API key into S2_API_KEY"):
-            shards_of("s2:papers")
-        assert not s2.asked
+    assert len(s2.asked) == (2 if secret == KEY else 0)
 
 
 def test_a_remote_dump_is_read_file_by_file_and_not_twice(site, config, tmp_path, waits):

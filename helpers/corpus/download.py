@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 from helpers.errors import DumpError
 
 S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
-CURL = "curl --disable --silent --show-error --fail --globoff --proto =http,https --speed-time 60 --config -".split()
+CURL = "curl --disable -sS --fail --suppress-connect-headers --globoff --proto =http,https --speed-time 60 --config -".split()
 TRIES = 6  # in a row that bring nothing new, a minute in all
 # What is noted of an answer. In this order MD5 finds the checksum: S3's ETag of a file sent in one part and under no other key,
 # Content-MD5, or Google's hash, which is of another file where Google unpacks what it stores.
@@ -29,7 +29,7 @@ MD5 = re.compile(r'AmazonS3 (?:AES256)? "([\da-f]{32})"|(?: |md5=)([\w+/]{22}==)
 
 
 class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
-    """A file of a dump: name, the same in every run; url, a credential; checksum "md5:HEX", "sha256:HEX" or ""; source of another url."""
+    """A file of a dump: name, the same in every run; url, a credential; checksum, "md5:HEX", "sha256:HEX" or ""; source, a list of urls."""
 
     def __repr__(self):
         return self.name
@@ -46,7 +46,7 @@ def shards_of(dump: str) -> list[Shard]:
         return _s2_shards(dump)
     address, _, checksum = quote(dump, safe="%/:=&?~+!$,;'@()*[]#").partition("#")  # curl takes no spaces and no umlauts
     url = re.sub(r"https?://(?:drive|docs)[\w.]*\.google\.com/.*(?:/d/|\bid=)([\w-]{10,}).*", r"drive:\1", address)
-    if not re.fullmatch(r"(drive:[\w-]{10,}|https?://[\w.:[\]-]+([/?].*)?)#((sha256=\w{32}|md5=)[\da-f]{32})?", f"{url}#{checksum}", re.I):
+    if not re.fullmatch(r"(drive:[\w-]{10,}|https?://[^/?@]+([/?].*)?)#((sha256=[\da-f]{32}|md5=)[\da-f]{32})?", f"{url}#{checksum}", re.I):
         raise DumpError(f"{url.partition('?')[0].rpartition('@')[2]} is not https://HOST/FILE or drive:ID, or #{checksum} is no checksum.")
     same = re.sub(r"\?.*(signature|\bsig=|expires|token|credential).*", "", url, flags=re.I)  # a signature changes from run to run
     file = re.sub(r"[^\w.=+-]", "_", unquote(re.search(r"([^/?]*)/*(\?.*)?$", url)[1]), flags=re.ASCII)[-100:]
@@ -86,6 +86,7 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
                     part.unlink()
                     raise DumpError(f"{shard} is {'a web page' if page else f'damaged (not {algorithm} {expected})'} and was deleted.")
             part.replace(whole)
+            Path(f"{part}.json").unlink(missing_ok=True)
     except (OSError, ValueError, HTTPException) as error:
         raise DumpError(f"{whole} was not written ({error}): it takes curl, free space and a place you may write to.") from None
     return whole
@@ -110,6 +111,7 @@ def _from_drive(shard: Shard, part: Path, on_bytes) -> None:
 
 
 def _from_address(shard: Shard, part: Path, on_bytes) -> str:
+    # have: bytes, -1 where there is no part; status: of the last answer, 0 where none came; failed, said: of curl
     note, failures, longest, status, failed, said = Path(f"{part}.json"), 0, -2, 0, True, ""
     known = json.loads(text) if note.exists() and (text := note.read_text()) else dict.fromkeys(NOTED.split(), "")
     while (size := known["Content-Length"]) != str(have := part.stat().st_size if part.exists() else -1) and (size or failed):
@@ -130,13 +132,12 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
                 status = 416
             if status == 200:  # the first time, or the server knows no ranges, or the file changed
                 known = {name: ",".join(head.get_all(name, [])) for name in NOTED.split()}
+                file.truncate(0)
                 if int(known["Content-Length"] or 0) > (disk := os.statvfs(part)).f_bavail * disk.f_frsize - 5e7:
                     raise DumpError(f"{part.parent} has no room for {shard}, {int(known['Content-Length']) / 1e9:.2f} GB; make room.")
-                file.truncate(0)
                 note.write_text(json.dumps(known))
             while status in (200, 206) and (block := curl.stdout.read1(1 << 20)):
                 on_bytes(file.write(block))
-            failed = curl.stdout.close() or curl.wait() or status not in (200, 206)
-            said = curl.stderr.readline().decode("latin-1").strip()
+            failed, said = curl.stdout.close() or curl.wait() or status not in (200, 206), str(curl.stderr.readline(), "latin-1").strip()
     md5 = MD5.search(" ".join(known.values()))
     return shard.checksum or (f"md5:{md5[1] or base64.b64decode(md5[2]).hex()}" if md5 and md5.lastindex else "")
