@@ -24,8 +24,11 @@ PICKLES = (".pickle", ".pkl", ".p")
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 
-class _Plain(pickle.Unpickler):
-    """Plain containers, strings and numbers only: nothing is imported, so nothing can run."""
+class _Plain(pickle._Unpickler):
+    """Plain containers, strings and numbers only: nothing is imported, so nothing can run.
+
+    The unpickler written in Python: C's sets aside whatever memory a damaged file asks for.
+    """
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

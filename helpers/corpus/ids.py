@@ -185,6 +185,7 @@ def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) 
     _mark_outside(shards, table, ids.state)
     moved = np.flatnonzero(root != np.arange(len(root)))
     lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
+    lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record
     lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
     ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
     outside = root[moved[ids.state[moved] == OUTSIDE]]

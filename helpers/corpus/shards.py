@@ -47,6 +47,7 @@ PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
 DOWNLOADS = "downloads"
+MOST_SEEN = 1 << 20  # names known to be written already: memory stays bounded, and a name may be written again
 S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
@@ -257,12 +258,14 @@ class _Columns:
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
+            if self.seen.count > MOST_SEEN:
+                self.seen = KeyTable()
             before = self.seen.count
             numbers = self.seen.add(keys[hashed])
             new = np.unique(numbers, return_index=True)[1] if self.seen.count > before else np.empty(0, np.int64)
             new = hashed[np.sort(new[numbers[new] >= before])]
             if self.seen.count > len(self.checks):
-                self.checks = np.concatenate([self.checks, np.empty(self.seen.count + len(self.checks), np.uint32)])
+                self.checks = np.resize(self.checks, 2 * self.seen.count)
             self.checks[before : self.seen.count] = checks[new]
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
                 raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))

@@ -125,7 +125,7 @@ def write_s2(path: Path, papers: int) -> None:
     """S2 Open Research Corpus, JSON lines: abstracts and titles of random words, ids of 40 hexadecimal digits."""
     generator = np.random.default_rng(0)
     words = ["".join(map(chr, generator.integers(97, 123, length))) for length in generator.integers(2, 12, 30_000)]
-    text = [words[min(word, 29_999)] for word in generator.zipf(1.25, 2_000_000).tolist()]
+    text = [words[word] for word in (len(words) ** generator.random(2_000_000)).astype(int).tolist()]  # Zipf's law
     with gzip.open(path, "wb", compresslevel=6) as file:
         for first in range(0, papers, 10_000):
             size = min(10_000, papers - first)
