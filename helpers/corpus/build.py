@@ -54,7 +54,7 @@ def combine(config: Config, shards: list[Path], report) -> dict:
         ids = number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
         if not report.read["citations"]:
             raise DumpError(
-                f"{', '.join(config.dumps)}: {report.read['papers']:,} papers but not one citation; give the file with the citations too."
+                f"{', '.join(config.dumps)}: {report.read['papers']:,} papers but not one citation; give a file that holds citations, too."
             )
         dropped = report.dropped["citations"]
         indptr, cited = citations.by_citing(folder / "edges.tmp", folder / "cited.tmp", ids.state, dropped)

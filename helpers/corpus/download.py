@@ -84,7 +84,9 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
                 page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)\b", file.peek(), re.I)
                 if page or (expected and hashlib.file_digest(file, algorithm).hexdigest() != expected):
                     part.unlink()
-                    raise DumpError(f"{shard} is {'a web page' if page else f'damaged (not {algorithm} {expected})'} and was deleted.")
+                    raise DumpError(
+                        f"{shard} is {'a web page' if page else f'damaged (not {algorithm} {expected})'} and was deleted: check the address (and the checksum), then run this again."
+                    )
             part.replace(whole)
             Path(f"{part}.json").unlink(missing_ok=True)
     except (OSError, ValueError, HTTPException) as error:
@@ -119,7 +121,9 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
         if status in (401, 403) and shard.source:
             shard = next((new for new in shards_of(shard.source) if new.name == shard.name), shard)._replace(source="")
         elif failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
-            raise DumpError(f"{shard} did not come (HTTP {status}; {said}): check address and network, then run this again; it goes on.")
+            raise DumpError(
+                f"{shard} did not come (HTTP {status}; {said}): check address and network, then run this again; what came is kept."
+            )
         sleep(2**failures - 1)
         tag = known["ETag"] if known["ETag"].startswith('"') else known["Last-Modified"]  # a weak ETag, W/..., may not stand in If-Range
         rest, status = (f"range = {have}-\nheader = {json.dumps(f'If-Range: {tag}')}" if tag and have > 0 and status != 416 else ""), 0
