@@ -84,9 +84,8 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
                 page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)\b", file.peek(), re.I)
                 if page or (expected and hashlib.file_digest(file, algorithm).hexdigest() != expected):
                     part.unlink()
-                    raise DumpError(
-                        f"{shard} is {'a web page' if page else f'damaged (not {algorithm} {expected})'} and was deleted: check the address (and the checksum), then run this again."
-                    )
+                    fault = "a web page" if page else f"damaged (not {algorithm} {expected})"
+                    raise DumpError(f"{shard} is {fault} and was deleted: check the address (and the checksum), then run this again.")
             part.replace(whole)
             Path(f"{part}.json").unlink(missing_ok=True)
     except (OSError, ValueError, HTTPException) as error:
