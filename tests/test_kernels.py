@@ -18,10 +18,10 @@ from helpers.training.engines import KernelEngine, new_tables
 RATE = 0.05
 
 
-def graph(N=40, P=900, seed=0):
+def graph(N=40, P=900, seed=0, hub=300):
     """A random CSR by target (indptr int64 (N+1,), contexts int32 (P,)) with a hub, a paper without pairs, and its alias table."""
     generator = np.random.default_rng(seed)
-    targets = np.sort(np.concatenate([np.zeros(P // 3, int), generator.integers(0, N - 1, P - P // 3)]))
+    targets = np.sort(np.concatenate([np.zeros(hub, int), generator.integers(0, N - 1, P - hub)]))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(targets, minlength=N))])
     return indptr, generator.integers(0, N - 1, P).astype(np.int32), noise.alias_table(np.diff(indptr), 0.75)
 
@@ -146,8 +146,8 @@ def config(**changes):
     return Config.of_preset("cs", **{"dimensions": 24, "block_pairs": 300, "threads": 1, "epochs": 2, **changes})
 
 
-def run(c, tables=None, epochs=2):
-    indptr, contexts, table = graph()
+def run(c, tables=None, epochs=2, data=None):
+    indptr, contexts, table = data or graph()
     engine = KernelEngine(c, indptr, contexts, table, *(tables or new_tables(c, indptr, contexts)))
     pairs = sum(engine.train_block(epoch, block, RATE) for epoch in range(epochs) for block in range(engine.blocks.blocks))
     assert pairs == epochs * len(contexts)
@@ -166,9 +166,12 @@ def test_one_thread_gives_the_same_bits_twice_in_ram_and_on_disk(row_type, tmp_p
 
 
 def test_two_threads_train_the_same_pairs():
-    one, two = run(config(row_type="float32")), run(config(row_type="float32", threads=2))
-    start = new_tables(config(row_type="float32"), *graph()[:2])[0]
-    assert (one.target - two.target).norm() < 0.3 * (one.target - start).norm(), "but for the order, the same steps"
+    """By SGD on a graph of many small papers, where what the scheduler decides, order and a lost update now and then, weighs little."""
+    c, data = config(row_type="float32", optimizer="sgd", block_pairs=5000), graph(N=4000, P=20000, hub=0)
+    one, two = run(c, data=data), run(dataclasses.replace(c, threads=2), data=data)
+    for name, start in zip(("target", "context"), new_tables(c, *data[:2]), strict=True):
+        moved = (getattr(one, name) - start).norm()
+        assert (getattr(one, name) - getattr(two, name)).norm() < 0.2 * moved
 
 
 def test_bad_input_is_told_before_the_kernel():
