@@ -105,7 +105,14 @@ def write_manifest(folder: Path, **facts) -> None:
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir()) if file.name != MANIFEST
     }
-    (folder / MANIFEST).write_text(json.dumps({**facts, "code_version": __version__, "files": files}, indent=1, ensure_ascii=False) + "\n")
+    manifest = {**facts, "code_version": __version__, "files": files}
+    text = json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _seal(manifest: dict) -> str:
+    """The hash of a manifest's own content."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False) -> dict:
@@ -115,6 +122,8 @@ def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False)
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _seal(manifest):
+        raise ArtefactError(f"{folder / MANIFEST} is damaged; run {made_by} again.")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.exists() or file.stat().st_size != facts["bytes"] or (verify and sha256(file) != facts["sha256"]):

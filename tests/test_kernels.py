@@ -18,10 +18,10 @@ from helpers.training.engines import KernelEngine, new_tables
 RATE = 0.05
 
 
-def graph(N=40, P=900, seed=0, hub=300):
-    """A random CSR by target (indptr int64 (N+1,), contexts int32 (P,)) with a hub, a paper without pairs, and its alias table."""
+def graph(N=40, P=900, seed=0, hub=3):
+    """A random CSR by target (indptr int64 (N+1,), contexts int32 (P,)), a paper without pairs, a hub with P / hub, and its alias table."""
     generator = np.random.default_rng(seed)
-    targets = np.sort(np.concatenate([np.zeros(hub, int), generator.integers(0, N - 1, P - hub)]))
+    targets = np.sort(np.concatenate([np.zeros(P // hub, int), generator.integers(0, N - 1, P - P // hub)]))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(targets, minlength=N))])
     return indptr, generator.integers(0, N - 1, P).astype(np.int32), noise.alias_table(np.diff(indptr), 0.75)
 
@@ -167,7 +167,7 @@ def test_one_thread_gives_the_same_bits_twice_in_ram_and_on_disk(row_type, tmp_p
 
 def test_two_threads_train_the_same_pairs():
     """By SGD on a graph of many small papers, where what the scheduler decides, order and a lost update now and then, weighs little."""
-    c, data = config(row_type="float32", optimizer="sgd", block_pairs=5000), graph(N=4000, P=20000, hub=0)
+    c, data = config(row_type="float32", optimizer="sgd", block_pairs=5000), graph(N=4000, P=20000, hub=1000)
     one, two = run(c, data=data), run(dataclasses.replace(c, threads=2), data=data)
     for name, start in zip(("target", "context"), new_tables(c, *data[:2]), strict=True):
         moved = (getattr(one, name) - start).norm()

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from helpers import memory
+from helpers.artefacts import sha256
+from helpers.errors import ArtefactError
 from helpers.models.sgns import PlainSGNS, sgns_loss
 from helpers.models.smoothing import WARM_STARTS, choose_warm_start, column_blocks, fill_start, smooth, smooth_trained, weigh
+from helpers.rows import files
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
 from helpers.rows.optimizers import FIRST_SUM
 from helpers.rows.tables import OffloadedTable
@@ -200,3 +203,28 @@ def test_offloaded_rows_of_bfloat16_train_like_float32(optimizer):
         ends.append(tables[0].rows.float())
     assert tables[0].rows.dtype == torch.bfloat16
     assert (ends[1] - ends[0]).norm() < 0.1 * (ends[0] - start[0].float()).norm()
+
+
+@pytest.mark.parametrize("shape", [(10, 3), (10,), (1, 5), (0, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_rows_in_files_read_as_one_array(tmp_path, monkeypatch, shape, dtype):
+    monkeypatch.setattr(files, "SHARD_BYTES", 40)
+    stored = np.random.default_rng(0).integers(0, 1000, shape).astype(dtype)
+    files.write_rows(tmp_path, "target", stored)
+    found = files.RowFiles(tmp_path, "target")
+    assert found.shape == stored.shape and found.dtype == stored.dtype and len(found) == len(stored)
+    assert len(found.paths) == max(1, -(-len(stored) // max(1, 40 // max(1, stored[:1].nbytes))))
+    for rows in (slice(None), slice(2, 7), slice(7, 2), slice(-3, None), np.array([9, 0, 3, 3])[: len(stored)] % max(len(stored), 1), []):
+        assert np.array_equal(found[rows], stored[np.asarray(rows, int) if isinstance(rows, list) else rows])
+        if len(shape) == 2:
+            assert np.array_equal(found[rows, 1:3], stored[np.asarray(rows, int) if isinstance(rows, list) else rows, 1:3])
+    if len(stored) > 1:
+        grid = np.array([[0, 9], [5, 5]])
+        assert np.array_equal(found[grid], stored[grid]) and np.array_equal(found[3], stored[3])
+    again = np.empty_like(stored)
+    found.read_into(again, {path.name: sha256(path) for path in found.paths})
+    assert np.array_equal(again, stored)
+    with pytest.raises(ArtefactError, match="is not as its manifest says"):
+        found.read_into(again, {path.name: "0" for path in found.paths})
+    with pytest.raises(ArtefactError, match="holds no whole table context"):
+        files.RowFiles(tmp_path, "context")

@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +109,7 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
 )
 def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     rate = 0.02 if optimizer == "sgd" else 0.1
-    c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate, warm_up=0.2, **more)
+    c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate, warm_up=0.2, checkpoint_minutes=0, **more)  # one a block
     unbroken = train(c, pairs, validation_mrr(pairs))
     d = dataclasses.replace(c, out=str(tmp_path / "second"))
     for name in ("corpus", "pairs"):
@@ -116,17 +119,20 @@ def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     class Stop(Exception):
         pass
 
-    def stop_before_the_third_checkpoint(*tables):
+    def stop_after_the_third_epoch(*tables):
         calls.append(1)
-        if len(calls) == 4:  # called at the start and after each epoch, before its checkpoint
+        if len(calls) == 4:  # called at the start and after each epoch, before the checkpoint
             raise Stop
         return 0.5
 
     calls = []
     with pytest.raises(Stop):
-        train(d, pairs, stop_before_the_third_checkpoint)
-    assert [path.name for path in sorted(d.folder("checkpoints").iterdir())] == ["000001", "000002"]
+        train(d, pairs, stop_after_the_third_epoch)
+    blocks = len(log_of(c)) // 4
+    last = newest_checkpoint(d, pairs.fingerprint)
+    assert (last.epoch, last.block) == (2, blocks - 1) and last.path.name == f"{3 * blocks - 1:09d}"
     resumed = train(d, pairs, validation_mrr(pairs))
+    assert (resumed.epoch, resumed.block) == (4, 0)
     assert torch.equal(unbroken.target, resumed.target) and torch.equal(unbroken.context, resumed.context)
     if optimizer == "rowwise_adagrad":
         assert torch.equal(unbroken.target_sums, resumed.target_sums)
@@ -136,7 +142,7 @@ def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
 
 def test_a_killed_run_goes_on(run):
     """A real process, killed with -9 in the middle of an epoch, then run again."""
-    c, pairs = run(epochs=200)
+    c, pairs = run(epochs=200, checkpoint_minutes=0)
     script = (
         "import sys; from helpers.config import Config; from helpers.pairs.build import Pairs; from helpers.training.loop import train\n"
         f"c = Config.of_preset('cs', **{ {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != 'preset'}!r})\n"
@@ -149,17 +155,22 @@ def test_a_killed_run_goes_on(run):
     process.send_signal(signal.SIGKILL)
     process.wait()
     found = newest_checkpoint(c, pairs.fingerprint)
-    assert 2 <= found.epoch < 200
-    d = dataclasses.replace(c, epochs=found.epoch + 2)
+    assert (found.epoch, found.block) >= (0, 2) and found.epoch < 200
+    d = dataclasses.replace(c, epochs=found.epoch + 2, checkpoint_minutes=10)
     assert train(d, pairs).epoch == found.epoch + 2
-    assert [int(row["epoch"]) for row in log_of(d)] == sorted(int(row["epoch"]) for row in log_of(d))
+    places = [(int(row["epoch"]), int(row["block"])) for row in log_of(d)]
+    blocks = max(block for _, block in places)
+    assert places == [(0, 0), *((epoch, block) for epoch in range(1, d.epochs + 1) for block in range(1, blocks + 1))], "no gap, no double"
+    assert not list(d.folder("checkpoints").glob(".*")), "what the killed process left half-written is gone"
 
 
 def test_a_finished_run_is_not_trained_again(run, capsys):
     c, pairs = run(epochs=2)
     first = train(c, pairs)
     again = train(c, pairs)
-    assert torch.equal(first.target, again.target) and "2 epochs are done, 0 to do" in capsys.readouterr().out
+    assert torch.equal(first.target, again.target) and re.search(
+        r"2 epochs and 0 of \d blocks are done, [\d,]+ pairs that are not trained again; 0 to do", capsys.readouterr().out
+    )
 
 
 def test_no_epochs_keep_the_start(run):
@@ -167,26 +178,75 @@ def test_no_epochs_keep_the_start(run):
     assert train(c, pairs).epoch == 0 and trained_checkpoint(c, pairs.fingerprint).epoch == 0
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "empty manifest"])
-def test_a_damaged_checkpoint_is_passed_over(run, capsys, damage):
-    c, pairs = run(epochs=2)
+def damage(folder: Path, how: str, other: Path) -> None:
+    """Damage a checkpoint in one of DAMAGES' ways; other: a whole checkpoint of another run."""
+    shard, manifest = folder / "target-00000.npy", folder / "manifest.json"
+    match how:
+        case "flipped byte":
+            content = bytearray(shard.read_bytes())
+            content[-1] ^= 1
+            shard.write_bytes(content)
+        case "flipped byte of the sums":
+            content = bytearray((folder / "context_sums-00000.npy").read_bytes())
+            content[-2] ^= 64
+            (folder / "context_sums-00000.npy").write_bytes(content)
+        case "truncated shard":
+            os.truncate(shard, shard.stat().st_size - 8)
+        case "longer shard":
+            shard.write_bytes(shard.read_bytes() + bytes(8))
+        case "empty shard":
+            os.truncate(shard, 0)
+        case "missing shard":
+            (folder / "context-00000.npy").unlink()
+        case "shard of another table":
+            shard.write_bytes((folder / "context-00000.npy").read_bytes())
+        case "no manifest":
+            manifest.unlink()
+        case "empty manifest":
+            manifest.write_text("")
+        case "truncated manifest":
+            os.truncate(manifest, manifest.stat().st_size // 2)
+        case "manifest that is a list":
+            manifest.write_text("[]")
+        case "flipped digit in the manifest":
+            manifest.write_text(manifest.read_text().replace('"epoch": 2', '"epoch": 3', 1))
+        case "manifest of another run":
+            manifest.write_bytes((other / "manifest.json").read_bytes())
+
+
+DAMAGES = (
+    "flipped byte", "flipped byte of the sums", "truncated shard", "longer shard", "empty shard", "missing shard", "shard of another table",
+    "no manifest", "empty manifest", "truncated manifest", "manifest that is a list", "flipped digit in the manifest",
+    "manifest of another run",
+)  # fmt: skip
+
+
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, capsys):
+    c, pairs = run(epochs=2, checkpoint_minutes=0)
     train(c, pairs)
-    newest = c.folder("checkpoints") / "000002"
-    if damage == "flipped byte":
-        content = bytearray((newest / "target.npy").read_bytes())
-        content[-1] ^= 1
-        (newest / "target.npy").write_bytes(content)
-    elif damage == "missing file":
-        (newest / "context.npy").unlink()
-    elif damage == "no manifest":
-        (newest / "manifest.json").unlink()
-    else:
-        (newest / "manifest.json").write_text("")
-    assert newest_checkpoint(c, pairs.fingerprint).epoch == 1
-    assert "Checkpoint 000002 is passed over" in capsys.readouterr().out
-    (c.folder("checkpoints") / "000001" / "manifest.json").unlink()
-    assert newest_checkpoint(c, pairs.fingerprint) is None
-    assert "No checkpoint is whole: training starts again from the beginning." in capsys.readouterr().out
+    older, newest = sorted(c.folder("checkpoints").iterdir())
+    another = dataclasses.replace(c, epochs=3, learning_rate=0.02, out=str(tmp_path / "another"))
+    Path(another.out).mkdir()
+    for name in ("corpus", "pairs"):
+        another.folder(name).symlink_to(c.folder(name))
+    other = train(another, pairs).path
+    shutil.copytree(c.folder("checkpoints"), tmp_path / "whole")
+    for how in DAMAGES:
+        for path in (newest, older):
+            damage(path, how, other)
+            kept = {file: file.read_bytes() for file in c.folder("checkpoints").rglob("*") if file.is_file()}
+            if path is newest:
+                found = newest_checkpoint(c, pairs.fingerprint)
+                assert found.path == older and f"Checkpoint {newest.name} is passed over: " in capsys.readouterr().out, how
+            else:
+                with pytest.raises(ArtefactError, match="holds no whole checkpoint, but 2 damaged: put a whole one there, or delete that"):
+                    train(c, pairs)
+            assert kept == {file: file.read_bytes() for file in c.folder("checkpoints").rglob("*") if file.is_file()}, "nothing overwritten"
+        shutil.rmtree(c.folder("checkpoints"))
+        shutil.copytree(tmp_path / "whole", c.folder("checkpoints"))
+    damage(newest, "flipped byte", other)
+    d = dataclasses.replace(c, epochs=3)
+    assert train(d, pairs).epoch == 3 and newest_checkpoint(d, pairs.fingerprint).epoch == 3
 
 
 def test_another_runs_checkpoint_is_refused_and_named(run):
@@ -207,7 +267,7 @@ def test_other_settings_are_refused_before_anything_is_made_again(run):
     other = dataclasses.replace(c, dimensions=16)
     with pytest.raises(ArtefactError, match=r"trained otherwise \(dimensions 8 there, 16 here\): choose another --out"):
         refuse_another_run(other, training=True)
-    (c.folder("checkpoints") / "000001" / "manifest.json").write_text("")
+    (c.folder("checkpoints") / "000000004" / "manifest.json").write_text("")
     refuse_another_run(other, training=True)  # nothing whole to lose
 
 
@@ -218,11 +278,12 @@ def test_no_checkpoint_yet(run):
 
 
 def test_only_the_newest_two_checkpoints_stay(run):
-    c, pairs = run(epochs=5)
+    c, pairs = run(epochs=5, checkpoint_minutes=0)
     train(c, pairs)
-    assert sorted(path.name for path in c.folder("checkpoints").iterdir()) == ["000004", "000005"]
-    manifest = json.loads((c.folder("checkpoints") / "000005" / "manifest.json").read_text())
-    assert manifest["config"]["dimensions"] == 8 and manifest["epoch"] == 5
+    blocks = len(log_of(c)) // 5
+    assert sorted(path.name for path in c.folder("checkpoints").iterdir()) == [f"{5 * blocks - 1:09d}", f"{5 * blocks:09d}"]
+    manifest = json.loads((c.folder("checkpoints") / f"{5 * blocks:09d}" / "manifest.json").read_text())
+    assert manifest["config"]["dimensions"] == 8 and (manifest["epoch"], manifest["block"]) == (5, 0)
 
 
 def test_a_loss_that_stays_at_chance_stops_the_run(run, monkeypatch):

@@ -19,7 +19,7 @@ from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
 from helpers.progress import progress
-from helpers.rows.bfloat16 import Float32Rows, as_stored
+from helpers.rows.bfloat16 import Float32Rows
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
@@ -125,4 +125,4 @@ def open_answer(config: Config, place: str = "") -> Answer:
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if all(measured[name] == facts[name] for name in ("config", "epochs")):
             facts["metrics"] = measured["metrics"]
-    return Answer(str(trained.path), papers, *(Float32Rows(as_stored(rows)) for rows in (trained.target, trained.context)), facts, pairs)
+    return Answer(str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs)

@@ -1,87 +1,218 @@
-"""Checkpoints: everything a run needs to go on, one folder a step, the manifest written last; the newest two are kept."""
+"""Checkpoints: everything a run needs to go on, in `checkpoints/<blocks done>/`, the manifest written last; the newest two are kept.
 
+Training waits only while the rows are written out; hashing, flushing and the copy to Drive go on beside it.
+"""
+
+import contextlib
 import dataclasses
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from helpers.artefacts import new_folder, read_manifest, write_manifest
+from helpers.artefacts import MANIFEST, new_array, new_folder, read_manifest, sha256, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.rows.bfloat16 import as_stored, as_tensor
+from helpers.rows.files import RowFiles, write_rows
 
 NOTEBOOK = "notebook 03_train_embeddings"
+TABLES, SUMS = ("target", "context"), ("target_sums", "context_sums")
 KEPT = 2
+LAST_TRIES = 5  # of the copy of a finished run's checkpoint, a minute in all
+LONGEST_PAUSE = 300  # seconds between two tries of a copy
+
+Keep = Callable[[Path], None]
 
 
 @dataclasses.dataclass
 class Checkpoint:
     """A run's state: rows bfloat16 or float32 (N, D), optimiser sums float32 (N,) or None, and how far it is."""
 
-    target: torch.Tensor
-    context: torch.Tensor
+    target: torch.Tensor | RowFiles  # a tensor to train on; files, memory-mapped, to read
+    context: torch.Tensor | RowFiles
     target_sums: torch.Tensor | None
     context_sums: torch.Tensor | None
     epoch: int  # epochs done
+    block: int  # blocks of the next one that are done
     log: list[dict]  # the rows of log.csv so far
     settings: dict  # TRAINING_SETTINGS of the run
     path: Path
 
 
-def save_checkpoint(config: Config, fingerprint: dict, engine, epoch: int, log: list[dict]) -> Path:
-    """Write `out/checkpoints/<epochs done>/` whole, then delete all but the newest two; raises ArtefactError where the disk is full."""
-    path = config.folder("checkpoints") / f"{epoch:06d}"
-    with new_folder(path) as folder:
-        for name in ("target", "context"):
-            np.save(folder / f"{name}.npy", as_stored(getattr(engine, name)))
-            if (sums := getattr(engine, f"{name}_sums")) is not None:
-                np.save(folder / f"{name}_sums.npy", sums.numpy())
-        write_manifest(folder, epoch=epoch, log=log, config=config.part(TRAINING_SETTINGS), pairs=fingerprint)
-    for old in _folders(config)[KEPT:]:
-        shutil.rmtree(old)
-    return path
+class Copies:
+    """Hands the newest checkpoint to `keep` in a thread of its own, and again and again where that fails: training never waits for it."""
+
+    def __init__(self, keep: Keep):
+        self.in_hand = self._newest = None
+        self._keep, self._change, self._failures, self._last = keep, threading.Condition(), 0, False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def put(self, checkpoint: Path) -> None:
+        """Have this checkpoint copied instead of all before it."""
+        with self._change:
+            self._newest = checkpoint
+            self._change.notify()
+
+    def finish(self, wait: bool = True) -> None:
+        """Wait until the newest checkpoint is kept, or has failed LAST_TRIES times; without `wait`, let the try in hand be the last."""
+        with self._change:
+            self._last, self._failures = True, 0 if wait else LAST_TRIES
+            self._change.notify()
+        if wait:
+            self._thread.join()
+
+    def _work(self) -> None:
+        told = None
+        while True:
+            with self._change:
+                while self._newest is None and not self._last:
+                    self._change.wait()
+                self.in_hand, self._newest = self._newest, None
+            if self.in_hand is None:
+                return
+            try:
+                self._keep(self.in_hand)
+                if told:
+                    print(f"Checkpoint {self.in_hand.name} is kept after all.", flush=True)
+                told = None
+            except Exception as error:  # whatever it is: the training is worth more than the copy
+                with self._change:
+                    self._failures += 1
+                    give_up = self._last and self._failures >= LAST_TRIES
+                    if str(error) != told or give_up:
+                        told = str(error)
+                        then = f"it is whole in {self.in_hand}; run this cell again to copy it" if give_up else "trying again"
+                        print(f"Checkpoint {self.in_hand.name} was not kept: {told} Training is not touched; {then}.", flush=True)
+                    if give_up:
+                        return
+                    self._newest = self._newest or self.in_hand
+                    self._change.wait(min(2.0**self._failures, LONGEST_PAUSE))
 
 
-def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True) -> Checkpoint | None:
-    """The newest checkpoint of this run that verifies, None where there is none.
+class Checkpoints:
+    """The checkpoints of a run that trains: written every so often, the newest two left there, each handed to `keep`."""
+
+    def __init__(self, config: Config, fingerprint: dict, blocks: int, found: Checkpoint | None = None, keep: Keep | None = None):
+        """blocks: of an epoch."""
+        self.config, self.fingerprint, self.blocks, self.folder = config, fingerprint, blocks, config.folder("checkpoints")
+        for stale in self.folder.glob(".*-*"):  # of a run that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        self._known = {path.name for path in _folders(self.folder)}
+        self._whole = [found.path] if found else []
+        self._writer, self._finished, self._due = ThreadPoolExecutor(1), None, self._next()
+        self._copies = Copies(keep) if keep else None
+        if found and self._copies:
+            self._copies.put(found.path)
+
+    def _next(self) -> float:
+        return time.monotonic() + 60 * self.config.checkpoint_minutes
+
+    def save_if_due(self, engine, log: list[dict]) -> bool:
+        """Save where the interval is over, and tell whether; a disk that is full is told, and tried again after another interval."""
+        if time.monotonic() < self._due:
+            return False
+        try:
+            self._save(engine, log)
+        except ArtefactError as error:
+            print(f"{error} Training goes on; the next try is in {self.config.checkpoint_minutes:g} minutes.", flush=True)
+        self._due = self._next()
+        return True
+
+    def save_last(self, engine, log: list[dict]) -> Path:
+        """Save, wait until it is on the disk and, as far as possible, kept; raises ArtefactError where it cannot be written."""
+        self._wait()
+        if not self._whole or self._whole[-1].name != self._name(log):
+            self._save(engine, log)
+            self._finished.result()
+        if self._copies:
+            self._copies.finish()
+        return self._whole[-1]
+
+    def close(self) -> None:
+        """Wait for what is being written; what is being copied comes to its end by itself."""
+        self._writer.shutdown()
+        if self._copies:
+            self._copies.finish(wait=False)
+
+    def _name(self, log: list[dict]) -> str:
+        epoch, block = position(log, self.blocks)
+        return f"{epoch * self.blocks + block:09d}"
+
+    def _save(self, engine, log: list[dict]) -> None:
+        self._wait()
+        path = self.folder / self._name(log)
+        if strangers := [other for other in _folders(self.folder) if other.name >= path.name and other.name not in self._known]:
+            raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
+        facts = dict(zip(("epoch", "block"), position(log, self.blocks), strict=True))
+        facts |= {"log": list(log), "config": self.config.part(TRAINING_SETTINGS), "pairs": self.fingerprint}
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(new_folder(path))
+            for name in (*TABLES, *SUMS):
+                if (values := getattr(engine, name)) is not None:
+                    write_rows(folder, name, as_stored(values))
+            rest = stack.pop_all()
+        self._finished = self._writer.submit(self._finish, rest, folder, path, facts)
+
+    def _finish(self, rest: contextlib.ExitStack, folder: Path, path: Path, facts: dict) -> None:
+        with rest:
+            write_manifest(folder, **facts)
+        self._known.add(path.name)
+        self._whole.append(path)
+        if self._copies:
+            self._copies.put(path)
+        spared = {*self._whole[-KEPT:], self._copies and self._copies.in_hand}
+        for old in _folders(self.folder):
+            if old not in spared and old.name < path.name:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _wait(self) -> None:
+        """Until the last checkpoint is on the disk, or it is told why it did not get there."""
+        try:
+            if self._finished:
+                self._finished.result()
+        except ArtefactError as error:
+            print(error, flush=True)
+        self._finished = None
+
+
+def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, elsewhere: Path | None = None) -> Checkpoint | None:
+    """The furthest checkpoint of this run that verifies, in `out` or, copied from there, `elsewhere`; None where there is none.
 
     To train on, the settings must be the same and the tables are loaded; to read only, they are memory-mapped.
-
-    Raises ArtefactError where the folder belongs to another run (other pairs, or a setting that may not change), naming what differs.
+    Raises ArtefactError where the folder belongs to another run (other pairs, or a setting that may not change), naming what differs, or
+    where checkpoints are there but not one of them is whole.
     """
-    for path in _folders(config):
+    damaged, another = 0, None
+    for path in sorted([*_folders(config.folder("checkpoints")), *_folders(elsewhere)], key=lambda path: path.name, reverse=True):
         try:
-            manifest = read_manifest(path, NOTEBOOK, verify=True)
+            manifest = read_manifest(path, NOTEBOOK, verify=not to_train)
+            if refusal := _of_another_run(config, fingerprint, manifest, path, to_train):
+                read_manifest(path, NOTEBOOK, verify=True)  # damaged or of another run?
+                another = ArtefactError(refusal)
+                break
+            if elsewhere and path.parent == elsewhere:
+                path = _copied(path, config.folder("checkpoints"))
+            tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
+            sums = [_tensor(config, path, name, manifest) if to_train else None for name in SUMS]
         except ArtefactError as error:
-            print(f"Checkpoint {path.name} is passed over: {error}")
+            damaged += 1
+            print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
-        expected = config.part(TRAINING_SETTINGS) if to_train else {}
-        differs = [name for name, value in expected.items() if manifest["config"].get(name) != value]
-        differs = [
-            f"{name} {manifest['config'].get(name)} there, {getattr(config, name)} here" for name in differs if name not in MAY_CHANGE
-        ]
-        if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
-            differs.append("other training pairs")
-        if differs:
-            raise ArtefactError(
-                f"{path.parent} belongs to another run ({'; '.join(differs)}): choose another --out, or delete that folder."
-            )
-
-        def tensor(name: str, path: Path = path) -> torch.Tensor | None:
-            file = path / f"{name}.npy"
-            if not file.exists():
-                return None
-            if not to_train or not config.tables_on_disk:
-                return as_tensor(np.load(file, mmap_mode=None if to_train else "c"))
-            config.folder("tables").mkdir(exist_ok=True)  # the checkpoint stays as it is: training goes on in a copy
-            return as_tensor(np.load(shutil.copy(file, config.folder("tables")), mmap_mode="r+"))
-
-        tables = [tensor(name) for name in ("target", "context", "target_sums", "context_sums")]
-        return Checkpoint(*tables, epoch=manifest["epoch"], log=manifest["log"], settings=manifest["config"], path=path)
-    if to_train and _folders(config):
-        print("No checkpoint is whole: training starts again from the beginning.")
+        return Checkpoint(*tables, *sums, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
+    if another:
+        raise another
+    if damaged:
+        raise ArtefactError(
+            f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: put a whole one there, or delete that "
+            "folder to train from the beginning."
+        )
     return None
 
 
@@ -96,6 +227,58 @@ def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
     return found
 
 
-def _folders(config: Config) -> list[Path]:
-    """The checkpoints, newest first."""
-    return sorted((path for path in config.folder("checkpoints").glob("[0-9]*") if path.is_dir()), reverse=True)
+def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Path, to_train: bool) -> str | None:
+    """The sentence that tells what differs, None for this run's."""
+    if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
+        raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
+    there, here = manifest["config"], config.part(TRAINING_SETTINGS) if to_train else {}
+    differs = [
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value and name not in MAY_CHANGE
+    ]
+    if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
+        differs.append("other training pairs")
+    return f"{path.parent} belongs to another run ({'; '.join(differs)}): choose another --out, or delete that folder." if differs else None
+
+
+def _copied(path: Path, folder: Path) -> Path:
+    """A checkpoint fetched from Drive: read there once, from its first byte to its last."""
+    with new_folder(folder / path.name) as new:
+        shutil.copytree(path, new, dirs_exist_ok=True)
+        read_manifest(new, NOTEBOOK, verify=True)
+    print(f"Checkpoint {path.name} was fetched from {path.parent}", flush=True)
+    return folder / path.name
+
+
+def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tensor | None:
+    """A table, verified: in memory, or, of rows with config.tables_on_disk, in a file to train in; None where the run has no such table."""
+    if not any(file.startswith(f"{name}-") for file in manifest["files"]):
+        return None
+    files = RowFiles(path, name)
+    if config.tables_on_disk and name in TABLES:
+        config.folder("tables").mkdir(exist_ok=True)
+        stored = new_array(config.folder("tables") / f"{name}.npy", files.dtype, files.shape)
+    else:
+        stored = np.empty(files.shape, files.dtype)
+    files.read_into(stored, {file: facts["sha256"] for file, facts in manifest["files"].items()})
+    return as_tensor(stored)
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """What tells a checkpoint from every other: the hash of its manifest, which holds those of its files."""
+    return sha256(checkpoint.path / MANIFEST)
+
+
+def position(log: list[dict], blocks: int) -> tuple[int, int]:
+    """(epochs done, blocks of the next one that are done) after the last row of a log, an epoch having so many blocks."""
+    return divmod((max(log[-1]["epoch"], 1) - 1) * blocks + log[-1]["block"], blocks)
+
+
+def _folders(folder: Path | None) -> list[Path]:
+    """The checkpoints in a folder, newest first; raises ArtefactError where it cannot be read."""
+    try:
+        found = folder.glob("[0-9]*") if folder and folder.is_dir() else []
+        return sorted((path for path in found if path.is_dir()), reverse=True)
+    except OSError as error:  # a Drive that dropped
+        raise ArtefactError(f"{folder} cannot be read ({error.strerror}); mount Drive again, then run this again.") from error

@@ -1,11 +1,13 @@
-"""The training loop: blocks through an engine, a log row a block, a checkpoint an epoch."""
+"""The training loop: blocks through an engine, a log row a block, a checkpoint every few minutes."""
 
+import contextlib
 import csv
 import dataclasses
 import math
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
-from helpers.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import SampleLoss, TorchEngine, engine_class, new_tables
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
@@ -34,46 +36,54 @@ def chance_loss(negatives: int) -> float:
     return (1 + negatives) * math.log(2)
 
 
-def train(config: Config, pairs: Pairs, evaluate: Evaluate | None = None) -> Checkpoint:
+def train(
+    config: Config, pairs: Pairs, evaluate: Evaluate | None = None, keep: Keep | None = None, elsewhere: Path | None = None
+) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
-    evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each.
+    evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each;
+    keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
     Raises TrainingError where the loss stays at chance or is no longer a number, ArtefactError for another run's checkpoints.
     """
     Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
     source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
-    found = newest_checkpoint(config, fingerprint)
+    found = newest_checkpoint(config, fingerprint, elsewhere=elsewhere)
+    total = config.epochs * source.pairs
     if found:
-        print(f"Going on from checkpoint {found.path}: {found.epoch} epochs are done, {max(config.epochs - found.epoch, 0)} to do.")
+        done = found.log[-1]["pairs"]
+        print(
+            f"Going on from checkpoint {found.path}: {found.epoch} epochs and {found.block} of {source.blocks} blocks are done, {done:,} "
+            f"pairs that are not trained again; {max(total - done, 0):,} to do."
+        )
         engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums, source=source)
-        first, log, path = found.epoch, found.log, found.path
+        first, log = (found.epoch, found.block), found.log
     else:
         engine = Engine(*data, *new_tables(config, pairs.indptr, pairs.contexts), source=source)
-        first, path = 0, None
+        first = (0, 0)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     if not found:  # row 0 of the log: what the start tables know
         start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine.target, engine.context)}
         log = [{**dict.fromkeys(LOG_COLUMNS, ""), **start, "mrr": _number(evaluate, engine)}]
-    total = config.epochs * source.pairs
-    events = _Events(config, log)
-    with progress(title="Training", unit=" pairs", total=total, initial=first * source.pairs) as bar:
-        for epoch in range(first, config.epochs):
-            for block in range(source.blocks):
-                log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
-                _check_learning(config, log)
-                if block == source.blocks - 1:
-                    log[-1]["mrr"] = _number(evaluate, engine)
-                events.add(log[-1])
-            write_log(config, log)
-            path = save_checkpoint(config, fingerprint, engine, epoch + 1, log)
-    events.close()
-    write_log(config, log)
-    path = path or save_checkpoint(config, fingerprint, engine, 0, log)
+    events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
+    with contextlib.closing(events), contextlib.closing(checkpoints):
+        with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
+            for epoch in range(first[0], config.epochs):
+                for block in range(first[1] if epoch == first[0] else 0, source.blocks):
+                    log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
+                    _check_learning(config, log)
+                    if block == source.blocks - 1:
+                        log[-1]["mrr"] = _number(evaluate, engine)
+                        write_log(config, log)
+                    events.add(log[-1])
+                    if checkpoints.save_if_due(engine, log):
+                        write_log(config, log)
+        write_log(config, log)
+        path = checkpoints.save_last(engine, log)
     print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     state = engine.target, engine.context, engine.target_sums, engine.context_sums
-    return Checkpoint(*state, log[-1]["epoch"], log, config.part(TRAINING_SETTINGS), path)
+    return Checkpoint(*state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
 
 
 def rate_of(config: Config, pairs_done: int, total: int) -> float:

@@ -1,0 +1,66 @@
+"""Rows on disk: a table in shards of at most SHARD_BYTES, written and read without a second copy of it in memory."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from helpers.artefacts import sha256
+from helpers.errors import ArtefactError
+
+SHARD_BYTES = 1 << 28
+
+
+def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
+    """Write stored rows (N, D), or values (N,), as `NAME-00000.npy`, ...; their place is taken first: a full disk tells at once."""
+    rows = max(1, SHARD_BYTES // max(1, stored[:1].nbytes))
+    for i, first in enumerate(range(0, max(len(stored), 1), rows)):
+        shard = stored[first : first + rows]
+        with open(folder / f"{name}-{i:05d}.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(shard))
+            if shard.nbytes:
+                os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
+                file.write(memoryview(shard).cast("B"))
+
+
+class RowFiles:
+    """The shards of a table, memory-mapped, that read as one array (N, D) or (N,): `files[rows]` or `files[rows, columns]`, as a copy."""
+
+    def __init__(self, folder: Path, name: str):
+        """Raises ArtefactError where there are none, or they do not fit together."""
+        self.paths = sorted(folder.glob(f"{name}-[0-9]*.npy"))
+        try:
+            self.parts = [np.load(path, mmap_mode="r") for path in self.paths]
+            self.dtype, self.shape = self.parts[0].dtype, (sum(map(len, self.parts)), *self.parts[0].shape[1:])
+            same = {(part.dtype, part.shape[1:]) for part in self.parts}
+        except (ValueError, IndexError, OSError, EOFError) as error:
+            raise ArtefactError(f"{folder} holds no whole table {name}.") from error
+        if len(same) > 1:
+            raise ArtefactError(f"{folder}: the shards of table {name} do not fit together.")
+        self.ndim, self.starts = len(self.shape), np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        rows, *columns = index if isinstance(index, tuple) else (index,)
+        if isinstance(rows, slice) and rows.step in (None, 1):  # piece after piece
+            first, last, _ = rows.indices(len(self))
+            pieces = [
+                part[max(first - start, 0) : max(last - start, 0)]
+                for part, start in zip(self.parts, self.starts[:-1].tolist(), strict=True)
+            ]
+            return np.concatenate([piece[:, *columns] if columns else piece for piece in pieces])
+        rows = np.arange(len(self))[rows]
+        part_of = np.searchsorted(self.starts, rows, side="right") - 1
+        found = np.empty(rows.shape + self.shape[1:], self.dtype)
+        for i in np.unique(part_of):
+            found[part_of == i] = self.parts[i][rows[part_of == i] - self.starts[i]]
+        return found[..., *columns] if columns else found
+
+    def read_into(self, stored: np.ndarray, hashes: dict[str, str]) -> None:
+        """Fill `stored`, of this shape and dtype, shard by shard, each checked by its sha256; raises ArtefactError."""
+        for path, part, start in zip(self.paths, self.parts, self.starts, strict=False):
+            if sha256(path) != hashes[path.name]:
+                raise ArtefactError(f"{path} is not as its manifest says.")
+            stored[start : start + len(part)] = part
