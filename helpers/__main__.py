@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
-from helpers.config import PRESETS, ROOT, SUBSETS, Config
+from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
@@ -21,6 +21,8 @@ from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
+FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
+SETTINGS = ("pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,23 +40,38 @@ def parser() -> argparse.ArgumentParser:
     repository.add_argument("--tag", default=TAG, help=f"the tag that notebooks clone (default: {TAG})")
     run = commands.add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
     run.add_argument("--preset", required=True, help=", ".join(PRESETS))
-    run.add_argument("--dump", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, all read into one corpus")
+    run.add_argument(
+        "--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, all read into one corpus"
+    )
     run.add_argument("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
     run.add_argument("--field", help="keep papers with this field of study")
     run.add_argument("--first-year", type=int, metavar="YEAR", help="keep papers of this year or later")
     run.add_argument("--last-year", type=int, metavar="YEAR", help="keep papers of this year or earlier")
     run.add_argument("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
-    run.add_argument("--drop-unrecorded", action="store_true", help="drop cited works that have no record of their own")
+    run.add_argument(
+        "--drop-unrecorded",
+        dest="keep_unrecorded",
+        action="store_const",
+        const=False,
+        help="drop cited works that have no record of their own",
+    )
     run.add_argument("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
     run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
     run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
     run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
-    run.add_argument("--tables-on-disk", action="store_true", help="train in memory-mapped files: slower, for tables larger than the RAM")
+    run.add_argument(
+        "--tables-on-disk", action="store_const", const=True, help="train in memory-mapped files: slower, for tables larger than the RAM"
+    )
+    run.add_argument("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
+    run.add_argument("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
+    run.add_argument(
+        "--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too: a folder, on Colab below My Drive"
+    )
     run.add_argument(
         "--reach",
         type=int,
         metavar="K",
-        help="smooth the exported target vectors over K steps: 0 (default) finds references, 16 to 32 map topics",
+        help="smooth the exported target vectors K steps: 0 (default) finds references, 16 to 32 map topics",
     )
     run.add_argument("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
     return top
@@ -70,28 +87,23 @@ def main(arguments: list[str] | None = None) -> int:
             for path in rewrite_repository(given.address, given.tag):
                 print(f"{path} now names {given.address} at {given.tag}")
             return 0
-        filters = {
-            name: getattr(given, name) for name in ("field", "first_year", "last_year", "min_degree") if getattr(given, name) is not None
-        }
-        if given.drop_unrecorded:
-            filters["keep_unrecorded"] = False
-        parameters = {
-            "PRESET": given.preset, "DUMPS": given.dump, "SUBSET": given.subset or "", "FILTERS": filters, "OUT": given.out or "",
-            "HELDOUT": given.heldout, "HELDOUT_AFTER": given.heldout_after, "DIMENSIONS": given.dimensions, "EPOCHS": given.epochs,
-            "REACH": given.reach or 0, "TABLES_ON_DISK": given.tables_on_disk,
-        }  # fmt: skip
-        config = Config.of_preset(
-            given.preset, dumps=given.dump, subset=given.subset, out=given.out, heldout=given.heldout, heldout_after=given.heldout_after,
-            dimensions=given.dimensions, epochs=given.epochs, reach=given.reach, tables_on_disk=given.tables_on_disk, **filters,
-        )  # fmt: skip
+        settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
+        config = Config.of_preset(given.preset, **settings)
+        filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
+        training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
+        parameters = {name.upper(): value for name, value in settings.items() if value is not None}
+        parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
         _check_places(config)
         refuse_another_run(config, training=True)
-        return run(config, {**parameters, "DUMPS": list(config.dumps), "OUT": config.out})
+        return run(config, parameters | {"DUMPS": list(config.dumps), "OUT": config.out})
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. Run the same command again: it goes on from the last whole checkpoint, if there is one yet.", file=sys.stderr)
+        print(
+            "Stopped. Run the same command again: what is finished stays, and training goes on from the last whole checkpoint.",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -122,13 +122,21 @@ def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False)
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
-    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _seal(manifest):
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) not in (None, _seal(manifest)) or "files" not in manifest:
         raise ArtefactError(f"{folder / MANIFEST} is damaged; run {made_by} again.")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.exists() or file.stat().st_size != facts["bytes"] or (verify and sha256(file) != facts["sha256"]):
             raise ArtefactError(f"{file} is missing or not as its manifest says; run {made_by} again.")
     return manifest
+
+
+def finished(folder: Path, facts: dict) -> bool:
+    """Whether a folder is there, whole, and made with these facts by this version of the code."""
+    with contextlib.suppress(ArtefactError):
+        manifest = read_manifest(folder, "", verify=True)
+        return {**facts, "code_version": __version__}.items() <= manifest.items()
+    return False
 
 
 def read_json(path: Path, made_by: str) -> dict:

@@ -63,6 +63,7 @@ class Config:
     threads: int = 0  # of the kernel engine; 0 = one a core; 1 = the same bits every time
     tables_on_disk: bool = False  # train in memory-mapped files in `out/tables/`: for tables larger than the RAM
     checkpoint_minutes: float = 10.0  # between two checkpoints; what a session that dies may cost
+    checkpoints_on_drive: int = 2  # kept there: two, or one where two do not fit
     reach: int = 0  # smoothing steps over the exported target vectors: 0 finds references, 16 to 32 map topics
 
     @classmethod
@@ -110,6 +111,7 @@ class Config:
         require(whole(self.seed, 0, 2**63 - 1), "seed", "a whole number, 0 or more")
         require(whole(self.threads, 0, 1024), "threads", "a whole number from 0 (one a core) to 1,024")
         require(whole(self.reach, 0, 1000), "reach", "a whole number of smoothing steps from 0 to 1,000")
+        require(whole(self.checkpoints_on_drive, 1, 100), "checkpoints_on_drive", "a whole number, 1 or more")
         require(number(self.checkpoint_minutes, 0, 1e6), "checkpoint_minutes", "a number of minutes, 0 or more")
         require(number(self.warm_up, 0, 0.9), "warm_up", "a fraction from 0 to 0.9")
         require(number(self.start_scale, 1e-6, 1000), "start_scale", "a number above 0, at most 1,000")

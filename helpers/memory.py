@@ -47,6 +47,11 @@ def columns_at_a_time(N: int) -> int:
     return max(16, min(64, COLUMN_VALUES // N // 16 * 16))
 
 
+def checkpoint_bytes(N: int, D: int, value_bytes: int = 2) -> int:
+    """The size of a checkpoint of N papers x D: two tables, of bfloat16 (2) or float32 (4), and their sums."""
+    return 2 * N * (value_bytes * D + 4)
+
+
 def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_disk: bool = False) -> dict:
     """What notebook 03 needs for N papers x D: two tables (in memory, or files), their sums, columns to smooth; three checkpoints on disk.
 
@@ -60,8 +65,8 @@ def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_
     fits = next((d for d in range(D - D % 4, 0, -4) if ram(d) <= available_ram()), 0)
     advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers (FILTERS in notebook 01)"
     if fits and not on_disk:
-        advice += "; so does TABLES_ON_DISK = True, which is slower"
-    files = (3 + on_disk) * 2 * N * (value_bytes * D + 4)
+        advice += "; so does SETTINGS = {'tables_on_disk': True}, which is slower"
+    files = (3 + on_disk) * checkpoint_bytes(N, D, value_bytes)
     return {"ram": ram(D), "disk": files, "seconds": seconds, "advice": advice}
 
 

@@ -72,7 +72,15 @@ def test_presets_and_changes():
     assert config.dimensions == 64 and config.heldout == 0 and config.subset == "all" and len(config.dumps) == 2
     assert Config.of_preset("cs", heldout_after=2000).heldout == 0.2
     assert Config.of_preset("cs", heldout_after=2000, heldout=0.1).heldout == 0.1
-    how = {"device", "engine", "threads", "tables_on_disk", "checkpoint_minutes", "reach"}  # change how, not what is trained
+    how = {
+        "device",
+        "engine",
+        "threads",
+        "tables_on_disk",
+        "checkpoint_minutes",
+        "checkpoints_on_drive",
+        "reach",
+    }  # change how, not what is trained
     named = {*CORPUS_SETTINGS, *PAIRS_SETTINGS, *TRAINING_SETTINGS, *how, "preset", "out"}
     assert named == {field.name for field in dataclasses.fields(Config)}, "every setting belongs to a stage"
 

@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, ho
     edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
     command = [sys.executable, "-m", "helpers", "run", "--preset", "cs", "--dump", str(edges), "--dimensions", "16", "--out", str(out)]
     process = subprocess.Popen(
-        [*command, "--epochs", "100000"],
+        [*command, "--epochs", "100000", "--checkpoint-minutes", "0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -122,5 +122,12 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, ho
     if how == "Ctrl-C":
         return
     manifest = json.loads(sorted(out.glob("checkpoints/[0-9]*"))[-1].joinpath("manifest.json").read_text())
+    made = {path: path.stat().st_mtime_ns for name in ("corpus", "pairs") for path in (out / name).iterdir()}
     again = helpers(*command[3:], "--epochs", manifest["epoch"] + 1)
     assert again.returncode == 0 and f"{manifest['epoch'] + 1} epochs" in again.stdout, again
+    assert made == {path: path.stat().st_mtime_ns for path in made}, "what was finished is not made again"
+    assert (
+        "it stays as it is" in (out / "01_preprocess.ipynb").read_text()
+        and "it stays as it is" in (out / "02_build_pairs.ipynb").read_text()
+    )
+    assert "Going on from checkpoint" in (out / "03_train_embeddings.ipynb").read_text()

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from helpers.artefacts import read_manifest, write_manifest
 from helpers.errors import ArtefactError
 from helpers.export import drive
 from helpers.export.drive import check_space, keep, keep_all, mount, open_finished
+from helpers.training import checkpoint as checkpoints
+from helpers.training.checkpoint import Copies
 
 STUB = Path(__file__).parent / "colab_stub"
 
@@ -138,6 +141,10 @@ def test_a_manifest_of_another_run(tmp_path, finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     manifest["files"]["target.npy"]["sha256"] = "0" * 64
     (finished / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=r"manifest.json is damaged"):
+        open_finished(str(finished), tmp_path)
+    del manifest["sha256"]
+    (finished / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"target.npy is missing or not as its manifest says"):
         open_finished(str(finished), tmp_path)
 
@@ -229,3 +236,121 @@ def test_the_real_gdown_takes_the_arguments_that_are_used():
     import gdown
 
     assert {"id", "output", "use_cookies", "resume"} <= set(inspect.signature(gdown.download_folder).parameters)
+
+
+def checkpoint(folder: Path, step: int, seed: int = 0) -> Path:
+    """A folder like a checkpoint's: a shard and a manifest."""
+    path = folder / f"{step:09d}"
+    path.mkdir(parents=True)
+    np.save(path / "target-00000.npy", np.random.default_rng(step + seed).random((100, 8)))
+    write_manifest(path, epoch=step, block=0)
+    return path
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_newest_checkpoints_are_kept_and_the_others_cut_to_nothing_first(tmp_path, monkeypatch, most):
+    keep_checkpoint, place = drive.checkpoints_on_drive(str(tmp_path / "drive"), "cs", most, 10_000)
+    assert place == tmp_path / "drive" / "cs-checkpoints"
+    cut, original = [], os.truncate
+    monkeypatch.setattr(os, "truncate", lambda path, size: (cut.append(Path(path).parent.name), original(path, size)))
+    for step in (3, 5, 8, 13):
+        one = checkpoint(tmp_path / "local", step)
+        keep_checkpoint(one)
+        keep_checkpoint(one)  # again: it is there
+        assert read_manifest(place / one.name, "", verify=True) == read_manifest(one, "")
+    assert sorted(path.name for path in place.iterdir()) == ["000000008", "000000013"][2 - most :]
+    assert sorted(set(cut)) == ["000000003", "000000005", "000000008"][: 4 - most]
+
+
+def test_a_half_copied_checkpoint_is_copied_again(tmp_path):
+    keep_checkpoint, place = drive.checkpoints_on_drive(str(tmp_path / "drive"), "cs", 2, 10_000)
+    one, two = checkpoint(tmp_path / "local", 3), checkpoint(tmp_path / "local", 5)
+    keep_checkpoint(one)
+    (place / two.name).mkdir()  # a run was killed here
+    (place / two.name / "target-00000.npy").write_bytes(b"half")
+    keep_checkpoint(two)
+    assert all(read_manifest(place / path.name, "", verify=True) for path in (one, two))
+
+
+def test_a_checkpoint_that_is_further_along_is_never_overwritten(tmp_path):
+    keep_checkpoint, place = drive.checkpoints_on_drive(str(tmp_path / "drive"), "cs", 2, 10_000)
+    further = checkpoint(tmp_path / "other", 7)
+    keep_checkpoint(further)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises(ArtefactError, match=r"000000007 is further along than this run; run this notebook again to go on from there"):
+        keep_checkpoint(checkpoint(tmp_path / "local", 4))
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    content = bytearray((place / further.name / "target-00000.npy").read_bytes())
+    content[-1] ^= 1
+    (place / further.name / "target-00000.npy").write_bytes(content)  # damaged: no longer worth a refusal
+    keep_checkpoint(checkpoint(tmp_path / "local", 5))
+    assert [path.name for path in place.iterdir()] == ["000000005"]
+
+
+def test_checkpoints_that_do_not_fit_are_told_before(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=15_000_000_000))
+    with pytest.raises(
+        ArtefactError, match=r"room for 14.95 GB, but 2 x 11.45 GB are to be kept there; SETTINGS = {'checkpoints_on_drive': 1} fits"
+    ):
+        drive.checkpoints_on_drive(str(tmp_path), "medline", 2, 11_450_000_000)
+    drive.checkpoints_on_drive(str(tmp_path), "medline", 1, 11_450_000_000)
+    with pytest.raises(ArtefactError, match=r"1 x 16.00 GB are to be kept there; take fewer DIMENSIONS, or an empty DRIVE_FOLDER"):
+        drive.checkpoints_on_drive(str(tmp_path), "medline", 1, 16_000_000_000)
+    assert drive.checkpoints_on_drive("", "medline", 2, 16_000_000_000) == (None, None)
+
+
+def test_a_drive_that_drops_is_mounted_again_and_the_copy_catches_up(colab, tmp_path, monkeypatch, capsys):
+    keep_checkpoint, place = drive.checkpoints_on_drive("papers", "cs", 2, 10_000)
+    mounted, original, copied = [], drive._copy_file, []
+
+    def remount(mountpoint, force_remount=False):
+        mounted.append(force_remount)
+        (tmp_path / "dropped").rename(colab)
+
+    def drop_in_the_middle(source, copy, on_bytes):
+        original(source, copy, on_bytes)
+        copied.append(copy.name)
+        if len(copied) == 1:
+            colab.rename(tmp_path / "dropped")
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    import google.colab.drive
+
+    monkeypatch.setattr(google.colab.drive, "mount", remount)
+    monkeypatch.setattr(drive, "_copy_file", drop_in_the_middle)
+    copies = Copies(keep_checkpoint)
+    one = checkpoint(tmp_path / "local", 3)
+    copies.put(one)
+    copies.finish()
+    assert mounted == [True] and read_manifest(place / one.name, "", verify=True)
+    told = capsys.readouterr().out
+    assert told.count("Drive is not connected any more") == 1 and "Training is not touched; trying again." in told
+    assert "Checkpoint 000000003 is kept after all." in told
+
+
+def test_copies_take_the_newest_alone_and_give_up_at_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "LAST_TRIES", 2)
+    started, go_on, seen = threading.Event(), threading.Event(), []
+
+    def slow(path):
+        seen.append(path.name)
+        started.set()
+        go_on.wait()
+
+    copies = Copies(slow)
+    for step in (1, 2, 3):
+        copies.put(tmp_path / str(step))
+        started.wait()
+    go_on.set()
+    copies.finish()
+    assert seen == ["1", "3"], "what came in the meantime and was overtaken is not copied"
+
+    def refuse(path):
+        raise ArtefactError("there is no space left.")
+
+    copies = Copies(refuse)
+    copies.put(tmp_path / "4")
+    copies.finish()
+    told = capsys.readouterr().out
+    assert told.count("there is no space left") == 2 and f"it is whole in {tmp_path / '4'}; run this cell again to copy it" in told

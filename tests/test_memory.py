@@ -35,7 +35,8 @@ def test_a_table_that_does_not_fit_is_refused_with_what_would(tmp_path, monkeypa
     with pytest.raises(ConfigError) as caught:
         preflight(tmp_path, **training_needs(14_886_544, 188))
     assert str(caught.value) == (
-        "This step needs 15.1 GB of RAM, but 12.7 GB are available; DIMENSIONS = 148 fits; so does TABLES_ON_DISK = True, which is slower."
+        "This step needs 15.1 GB of RAM, but 12.7 GB are available; DIMENSIONS = 148 fits; so does SETTINGS = {'tables_on_disk': True}, "
+        "which is slower."
     )
     assert training_needs(14_886_544, 148)["ram"] <= 12_700_000_000 < training_needs(14_886_544, 152)["ram"]
     assert training_needs(2_150_127, 512)["ram"] < 7e9 < 10e9 < training_needs(2_150_127, 512, value_bytes=4)["ram"] < 12_700_000_000

@@ -27,7 +27,7 @@ FROM_THE_COMMAND_LINE = {
     "DIMENSIONS",
     "EPOCHS",
     "REACH",
-    "TABLES_ON_DISK",
+    "SETTINGS",
 }
 KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER"}
 MOST_LINES = 25  # of a code cell
@@ -125,5 +125,5 @@ def test_the_neighbours_are_the_planted_ones(sample_run):
 
 def test_the_command_line_knows_its_parameters():
     options = parser().parse_args(["run", "--preset", "sample"])
-    for name in FROM_THE_COMMAND_LINE - {"DUMPS", "FILTERS"}:
+    for name in FROM_THE_COMMAND_LINE - {"FILTERS", "SETTINGS"}:
         assert hasattr(options, name.lower())

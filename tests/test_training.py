@@ -20,6 +20,7 @@ from helpers.artefacts import refuse_another_run
 from helpers.config import ROOT
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, TrainingError
+from helpers.export.drive import checkpoints_on_drive
 from helpers.neighbors.evaluate import validation_mrr
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training import engines, loop
@@ -275,6 +276,57 @@ def test_no_checkpoint_yet(run):
     c, pairs = run(epochs=1)
     with pytest.raises(ArtefactError, match="holds no whole checkpoint yet; run notebook 03_train_embeddings first"):
         trained_checkpoint(c, pairs.fingerprint)
+
+
+def test_a_new_machine_goes_on_from_drive(run, tmp_path, capsys):
+    c, pairs = run(epochs=3, threads=1, checkpoint_minutes=0)
+    unbroken = train(c, pairs)
+    shutil.rmtree(c.folder("checkpoints"))
+    keep, place = checkpoints_on_drive(str(tmp_path / "drive"), "cs", 2, 10**6)
+    calls = []
+
+    def die(*tables):
+        calls.append(1)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(c, pairs, die, keep=keep)
+    keep(max(c.folder("checkpoints").iterdir()))  # which the thread may have had no time for
+    newest = max(place.iterdir())
+    shutil.rmtree(c.folder("checkpoints"))  # a new machine
+    resumed = train(c, pairs, keep=keep, elsewhere=place)
+    assert f"Checkpoint {newest.name} was fetched from {place}" in capsys.readouterr().out
+    assert resumed.epoch == 3 and torch.equal(unbroken.target, resumed.target) and torch.equal(unbroken.context, resumed.context)
+    assert max(place.iterdir()).name == resumed.path.name, "the last one is always kept"
+
+    shutil.rmtree(c.folder("checkpoints"))
+    damage(max(place.iterdir()), "truncated shard", place)
+    older = min(place.iterdir())
+    found = newest_checkpoint(c, pairs.fingerprint, elsewhere=place)
+    assert found.path == c.folder("checkpoints") / older.name and "is passed over" in capsys.readouterr().out
+    assert [path.name for path in c.folder("checkpoints").iterdir()] == [older.name], "what is damaged does not come over"
+    with pytest.raises(ArtefactError, match=r"belongs to another run \(dimensions 8 there, 16 here\)"):
+        train(dataclasses.replace(c, dimensions=16, out=str(tmp_path / "new")), pairs, keep=keep, elsewhere=place)
+
+
+def test_a_run_beside_another_in_the_same_folder_is_stopped(run):
+    c, pairs = run(epochs=2, checkpoint_minutes=0)
+    original, calls = engines.KernelEngine.train_block, []
+
+    def meanwhile(engine, *arguments):
+        calls.append(1)
+        if len(calls) == 2:  # another process has come further
+            further = c.folder("checkpoints") / "000000007"
+            further.mkdir()
+        return original(engine, *arguments)
+
+    engines.KernelEngine.train_block = meanwhile
+    try:
+        with pytest.raises(ArtefactError, match="000000007 was written by another run that is further along; stop one of the two"):
+            train(dataclasses.replace(c, epochs=1), pairs)
+    finally:
+        engines.KernelEngine.train_block = original
 
 
 def test_only_the_newest_two_checkpoints_stay(run):

@@ -3,6 +3,7 @@
 Memory is bounded by the papers (about 80 bytes each), not by the citations: those pass through in pieces, or lie in memory-mapped files.
 """
 
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -15,9 +16,10 @@ import pyarrow.parquet
 from helpers.artefacts import map_array, new_folder, read_json, refuse_another_run, sha256, write_json
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
+from helpers.corpus.dumps import files_of
 from helpers.corpus.ids import Ids, number_papers
 from helpers.corpus.shards import KEPT, read_shards
-from helpers.errors import DumpError
+from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
 NOTEBOOK = "notebook 01_preprocess"
@@ -35,20 +37,43 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    sources = _sources(config)
+    if finished := _finished(config, sources):
+        print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
+        return finished
     for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
         shutil.rmtree(stale, ignore_errors=True)
     start = time.perf_counter()
     shards, report = read_shards(config)
     read = time.perf_counter()
     print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
-    counts = combine(config, shards, report)
+    counts = combine(config, shards, report, sources)
     papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
     print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
     shutil.rmtree(config.folder("shards"))
     return counts
 
 
-def combine(config: Config, shards: list[Path], report) -> dict:
+def _sources(config: Config) -> list[str] | None:
+    """What tells the files of the dumps from others; None where they are not there any more."""
+    try:
+        return [f"{file} {file.size} {file.path.stat().st_mtime_ns}" for file in files_of(config.dumps)]
+    except (DumpError, OSError):
+        return None
+
+
+def _finished(config: Config, sources: list[str] | None) -> dict | None:
+    """The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)."""
+    folder = config.folder("corpus")
+    with contextlib.suppress(ArtefactError, KeyError, OSError):
+        report = read_json(folder / "report.json", NOTEBOOK)
+        same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
+        if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
+            return report
+    return None
+
+
+def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
     """Make `out/corpus/` of finished shards and the counts of their reading (records.Report); returns the report."""
     with new_folder(config.folder("corpus")) as folder:
         ids = number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
@@ -81,7 +106,8 @@ def combine(config: Config, shards: list[Path], report) -> dict:
             "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,
             "config": config.part(CORPUS_SETTINGS),
-            "sha256": {name: sha256(folder / name) for name in ("papers.parquet", "citations.npy")},
+            "sources": sources,
+            "sha256": {name: sha256(folder / name) for name in ("papers.parquet", "citations.npy", "citations_indptr.npy")},
         }
         write_json(folder / "report.json", counts)
     return counts

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from helpers.progress import progress
 
 MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
+_one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
@@ -80,26 +82,85 @@ def check_space(place: Path, need: int) -> None:
 def keep(source: Path, place: Path, name: str) -> Path:
     """Copy a finished folder (files and manifest) to `place/name` or, where that exists, `place/name-2`, ...; returns the new folder.
 
-    Every file is opened again and compared by size and sha256; the manifest comes last, so a folder without one is not whole.
     Raises ArtefactError, and leaves nothing, where space is short, Drive drops, or a file does not come back as it went.
     """
-    manifest = read_manifest(source, "the notebook that makes it", verify=True)
-    check_space(place, sum(facts["bytes"] for facts in manifest["files"].values()))
     copy = next(path for path in (place / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000)) if not path.exists())
+    with progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
+        _copy(source, copy, bar.update)
+    return copy
+
+
+def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
+    """Copy a finished folder: every file is opened again and compared by size and sha256; a folder without the manifest is not whole."""
+    manifest = read_manifest(source, "the notebook that makes it", verify=True)
+    check_space(copy.parent, _size(source))
     whole = False
     try:
-        with _sentences(copy), progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
+        with _sentences(copy):
             copy.mkdir(parents=True)
             for file in [*manifest["files"], MANIFEST]:
-                _copy_file(source / file, copy / file, bar)
-                expected = manifest["files"].get(file, {"bytes": (source / file).stat().st_size, "sha256": sha256(source / file)})
-                if (copy / file).stat().st_size != expected["bytes"] or sha256(copy / file) != expected["sha256"]:
+                _copy_file(source / file, copy / file, on_bytes)
+                if sha256(copy / file) != (manifest["files"][file]["sha256"] if file != MANIFEST else sha256(source / file)):
                     raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
         whole = True
     finally:
         if not whole:
             _erase(copy)
-    return copy
+
+
+def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
+    """(keep, elsewhere) for `train`: copies checkpoints of `each` bytes into `drive_folder/NAME-checkpoints`, the newest `most` left there.
+
+    (None, None) where drive_folder is "". With `most` 1 the old one makes room before the new one is copied.
+    Raises ArtefactError where they will not fit.
+    """
+    if not drive_folder:
+        return None, None
+    place = mount(drive_folder) / f"{name}-checkpoints"
+    with _sentences(place):
+        place.mkdir(exist_ok=True)
+        free = shutil.disk_usage(place).free + sum(_size(path) for path in place.iterdir() if path.is_dir()) - SPARE_BYTES
+    if most * each > free:
+        fits = "SETTINGS = {'checkpoints_on_drive': 1} fits (the old one is then deleted before the new one is there)"
+        advice = fits if most > 1 and each <= free else "take fewer DIMENSIONS, or an empty DRIVE_FOLDER"
+        raise ArtefactError(f"{place} has room for {free / 1e9:.2f} GB, but {most} x {each / 1e9:.2f} GB are to be kept there; {advice}.")
+
+    def keep_checkpoint(checkpoint: Path) -> None:
+        with _one_at_a_time, _mounted(place), _sentences(place):
+            place.mkdir(parents=True, exist_ok=True)
+            there = sorted(path for path in place.iterdir() if path.name.isdecimal())
+            whole = [path for path in there if _is_whole(path)]
+            if whole and whole[-1].name > checkpoint.name and _is_whole(whole[-1], verify=True):
+                raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
+            whole = [path for path in whole if path.name <= checkpoint.name]
+            if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
+                return
+            for path in there:
+                if path not in whole[max(0, len(whole) - most + 1) :] or path.name == checkpoint.name:
+                    _erase(path)
+            _copy(checkpoint, place / checkpoint.name)
+
+    return keep_checkpoint, place
+
+
+def _is_whole(folder: Path, verify: bool = False) -> bool:
+    with contextlib.suppress(ArtefactError):
+        return bool(read_manifest(folder, "", verify=verify))
+    return False
+
+
+@contextlib.contextmanager
+def _mounted(place: Path) -> Iterator[None]:
+    """On Colab, mount Drive again where it has dropped, as far as Colab allows it without asking; for the next try."""
+    try:
+        yield
+    except ArtefactError:
+        with contextlib.suppress(Exception):
+            if on_colab() and not os.path.isdir(place):
+                from google.colab import drive
+
+                drive.mount(str(MOUNT), force_remount=True)
+        raise
 
 
 def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
@@ -147,11 +208,11 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _copy_file(source: Path, copy: Path, bar) -> None:
+def _copy_file(source: Path, copy: Path, on_bytes) -> None:
     with open(source, "rb") as reader, open(copy, "xb") as writer:
         while part := reader.read(COPY_BYTES):
             writer.write(part)
-            bar.update(len(part))
+            on_bytes(len(part))
         writer.flush()
         os.fsync(writer.fileno())
 

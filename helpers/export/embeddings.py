@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from helpers.artefacts import map_array, new_folder, read_manifest, write_manifest
+from helpers import __version__
+from helpers.artefacts import finished, map_array, new_folder, read_manifest, write_manifest
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
@@ -20,7 +21,7 @@ from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows
-from helpers.training.checkpoint import trained_checkpoint
+from helpers.training.checkpoint import checkpoint_hash, trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
 COLUMNS = ("paper_id", "title", "year", "degree")
@@ -75,8 +76,9 @@ class Answer:
     pairs: Pairs | None  # None where they were opened finished
 
     def metrics(self) -> dict:
-        """The held-out scores: measured now for a run of this folder, else those that came with the vectors."""
-        return evaluate(self.pairs, self.target, self.context) if self.pairs else self.facts.get("metrics", {})
+        """The held-out scores: those that came with these very vectors, else measured now."""
+        known = self.facts.get("metrics", {})
+        return known if known or not self.pairs else evaluate(self.pairs, self.target, self.context)
 
     def reaching(self, reach: int, folder: Path) -> "Answer":
         """These vectors with the target table smoothed `reach` steps over the training pairs: float16, memory-mapped in `folder`.
@@ -101,7 +103,11 @@ class Answer:
         """Write the vectors as `folder`, unless they were opened finished; returns where they are. metrics: those of reach 0."""
         if self.pairs is None:
             return Path(self.where)
-        write_embeddings(folder, self.papers, self.target, self.context, **{**self.facts, "metrics": metrics})
+        facts = {**self.facts, "metrics": metrics}
+        if finished(folder, facts):
+            print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
+        else:
+            write_embeddings(folder, self.papers, self.target, self.context, **facts)
         return folder
 
 
@@ -120,9 +126,16 @@ def open_answer(config: Config, place: str = "") -> Answer:
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
-    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "reach": 0, "metrics_are_of": "reach 0"}
-    with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
+    facts = {
+        "config": settings,
+        "epochs": trained.epoch,
+        "commit": commit(),
+        "checkpoint": checkpoint_hash(trained),
+        "reach": 0,
+        "metrics_are_of": "reach 0",
+    }
+    with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
-        if all(measured[name] == facts[name] for name in ("config", "epochs")):
+        if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):
             facts["metrics"] = measured["metrics"]
     return Answer(str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from helpers.artefacts import new_folder, write_manifest
+from helpers.artefacts import finished, new_folder, write_manifest
 from helpers.errors import ConfigError
 from helpers.export.drive import check_space
 from helpers.export.formats import FORMS, projector_rows
@@ -65,8 +65,11 @@ def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], pap
     """
     N, D = tables["target"].shape
     out.mkdir(parents=True, exist_ok=True)
-    check_space(out, sum(sizes(forms, N, D).values()))
-    for form in forms:
+    missing = [form for form in forms if not finished(out / form, {**facts, "form": form})]
+    if len(missing) < len(forms):
+        print(f"Written before from these very vectors: {', '.join(form for form in forms if form not in missing)}", flush=True)
+    check_space(out, sum(sizes(forms, N, D)[form] for form in missing))
+    for form in missing:
         with new_folder(out / form) as folder:
             FORMS[form].write(folder, tables, papers)
             if form != "projector":

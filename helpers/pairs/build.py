@@ -1,5 +1,6 @@
 """Corpus -> pairs: hide the held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
+import contextlib
 from pathlib import Path
 
 import numba
@@ -26,6 +27,11 @@ def build_pairs(config: Config) -> dict:
     """
     refuse_another_run(config, corpus=False)
     papers, indptr, cited, report = open_corpus(config, ["year"])
+    with contextlib.suppress(ArtefactError):
+        finished = read_manifest(config.folder("pairs"), NOTEBOOK, verify=True)
+        if finished["config"] == config.part(PAIRS_SETTINGS) and finished["corpus"] == report["sha256"]:
+            print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
+            return finished
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
     eligible = None
     if config.heldout_after is not None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def mount(mountpoint: str) -> None:
+def mount(mountpoint: str, force_remount: bool = False) -> None:
     if os.environ.get("COLAB_STUB") == "declined":
         raise ValueError("mount failed")
     (Path(mountpoint) / "MyDrive").mkdir(parents=True, exist_ok=True)
