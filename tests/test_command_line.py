@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -69,38 +68,15 @@ def test_a_dump_that_the_notebook_refuses(tmp_path, content, sentence):
     assert {path.name for path in (tmp_path / "out").glob("*")} <= {"shards"}, "nothing but what was read whole"
 
 
-def test_an_edge_list_with_nothing_held_out(tmp_path, community_edges):
-    """The smallest real use: two files, every citation trained on, vectors for every paper."""
-    edges, papers = tmp_path / "edges.csv", tmp_path / "papers.csv"
-    edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
-    papers.write_text("id,title,year\n" + "".join(f"p{i},Paper {i} of topic {i % 10},2000\n" for i in range(300)))
-    out = tmp_path / "out"
-    arguments = ["--preset", "cs", "--subset", "all", "--dump", edges, "--dump", papers, "--dimensions", 16, "--heldout", 0, "--out", out]
-    done = helpers("run", *arguments)
-    assert done.returncode == 0 and not done.stderr, done
-    lines = done.stdout.splitlines()
-    assert any(f"300 papers, {len(community_edges):,} citations" in line for line in lines)
-    assert any("nothing was held out; vectors in embeddings/" in line for line in lines)
-    assert "Nothing was held out" in (out / "04_evaluate_neighbors.ipynb").read_text()
-    assert json.loads((out / "metrics.json").read_text()) == {}
-    assert np.load(out / "embeddings" / "target.npy").shape == (300, 16)
-    finished = {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")}
-
-    refusal = helpers("run", *arguments, "--dimensions", 8)
-    assert refused(refusal, "holds a run trained otherwise (dimensions 16 there, 8 here)")
-    another = helpers("run", "--preset", "cs", "--subset", "all", "--dump", edges, "--heldout", 0.1, "--out", out)
-    dumps = f"dumps {[str(edges), str(papers)]} there, {[str(edges)]} here"
-    assert refused(another, f"trained otherwise ({dumps}; heldout 0.0 there, 0.1 here; dimensions 16 there, 512 here)")
-    assert {path: path.stat().st_mtime_ns for path in Path(out / "checkpoints").rglob("*")} == finished
-
-
 @pytest.mark.parametrize("how", ["Ctrl-C", "kernel killed"])
 def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, how):
-    edges, out = tmp_path / "edges.csv", tmp_path / "out"
+    """The smallest real use, stopped in the middle: an edge list and titles, every citation trained on, vectors for every paper."""
+    edges, papers, out = tmp_path / "edges.csv", tmp_path / "papers.csv", tmp_path / "out"
     edges.write_text("citing,cited\n" + "".join(f"{a},{b}\n" for a, b in community_edges))
-    command = [sys.executable, "-m", "helpers", "run", "--preset", "cs", "--dump", str(edges), "--dimensions", "16", "--out", str(out)]
+    papers.write_text("id,title,year\n" + "".join(f"p{i},Paper {i} of topic {i % 10},2000\n" for i in range(300)))
+    arguments = ["--preset", "cs", "--subset", "all", "--dump", edges, "--dump", papers, "--dimensions", 16, "--heldout", 0, "--out", out]
     process = subprocess.Popen(
-        [*command, "--epochs", "100000", "--checkpoint-minutes", "0"],
+        [sys.executable, "-m", "helpers", "run", *map(str, arguments), "--epochs", "100000", "--checkpoint-minutes", "0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -123,11 +99,26 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, ho
         return
     manifest = json.loads(sorted(out.glob("checkpoints/[0-9]*"))[-1].joinpath("manifest.json").read_text())
     made = {path: path.stat().st_mtime_ns for name in ("corpus", "pairs") for path in (out / name).iterdir()}
-    again = helpers(*command[3:], "--epochs", manifest["epoch"] + 1)
-    assert again.returncode == 0 and f"{manifest['epoch'] + 1} epochs" in again.stdout, again
+    again = helpers("run", *arguments, "--epochs", manifest["epoch"] + 1)
+    assert again.returncode == 0 and not again.stderr and f"{manifest['epoch'] + 1} epochs" in again.stdout, again
     assert made == {path: path.stat().st_mtime_ns for path in made}, "what was finished is not made again"
-    assert (
-        "it stays as it is" in (out / "01_preprocess.ipynb").read_text()
-        and "it stays as it is" in (out / "02_build_pairs.ipynb").read_text()
-    )
-    assert "Going on from checkpoint" in (out / "03_train_embeddings.ipynb").read_text()
+    for notebook, sentence in (
+        ("01_preprocess", "stays as it is"),
+        ("02_build_pairs", "stays as it is"),
+        ("03_train_embeddings", "Going on from"),
+    ):
+        assert sentence in (out / f"{notebook}.ipynb").read_text()
+    lines = again.stdout.splitlines()
+    assert any(f"300 papers, {len(community_edges):,} citations" in line for line in lines)
+    assert any("nothing was held out; vectors in embeddings/" in line for line in lines)
+    assert "Nothing was held out" in (out / "04_evaluate_neighbors.ipynb").read_text()
+    assert json.loads((out / "metrics.json").read_text()) == {}
+    assert np.load(out / "embeddings" / "target.npy").shape == (300, 16)
+
+    finished = {path: path.stat().st_mtime_ns for path in (out / "checkpoints").rglob("*")}
+    refusal = helpers("run", *arguments, "--dimensions", 8)
+    assert refused(refusal, "holds a run trained otherwise (dimensions 16 there, 8 here)")
+    another = helpers("run", "--preset", "cs", "--subset", "all", "--dump", edges, "--heldout", 0.1, "--out", out)
+    dumps = f"dumps {[str(edges), str(papers)]} there, {[str(edges)]} here"
+    assert refused(another, f"trained otherwise ({dumps}; heldout 0.0 there, 0.1 here; dimensions 16 there, 512 here)")
+    assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").rglob("*")} == finished
