@@ -1,8 +1,10 @@
 """Dumps to corpora: every format, everything that goes wrong in real dumps, subsets, and the contract of `corpus/`."""
 
 import csv
+import dataclasses
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from helpers.config import ROOT
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.errors import ArtefactError, DumpError
+from helpers.pairs.build import Pairs, build_pairs
 from tests.csr import csr
 
 DATA = ROOT / "data"
@@ -300,3 +303,43 @@ def test_titles_in_a_papers_table_may_span_lines(config, dump, tmp_path):
 def test_a_corpus_that_is_not_there_is_named_with_its_notebook(config):
     with pytest.raises(ArtefactError, match=r"report.json does not exist yet; run notebook 01_preprocess first"):
         open_corpus(config(dumps=["/nowhere"]))
+
+
+def test_a_finished_corpus_stays_until_its_files_or_settings_change(config, dump, capsys):
+    edges = dump("edges.csv", "citing,cited", "a,b", "b,c", "c,a", "d,a")
+    c = config(dumps=[edges])
+    first, made = build_corpus(c), c.folder("corpus").stat().st_mtime_ns
+
+    def built_again(c) -> bool:
+        nonlocal made
+        capsys.readouterr()
+        before, made = made, (build_corpus(c), c.folder("corpus").stat().st_mtime_ns)[1]
+        assert ("it stays as it is" in capsys.readouterr().out) == (made == before)
+        return made != before
+
+    assert not built_again(c) and build_corpus(c) == first
+    assert built_again(dataclasses.replace(c, min_degree=2)) and built_again(c)
+    (c.folder("corpus") / "citations.npy").write_bytes(b"damaged")
+    assert built_again(c) and build_corpus(c) == first
+    dump("edges.csv", "citing,cited", "a,b", "b,c", "c,a", "d,a", "d,b")
+    assert built_again(c) and build_corpus(c)["citations"]["kept"] == 5
+    os.unlink(edges)  # the dump was deleted to make room: what was made of it stays
+    assert not built_again(c)
+    with pytest.raises(DumpError, match="does not exist"):
+        build_corpus(dataclasses.replace(c, min_degree=2))
+
+
+def test_finished_pairs_stay_until_corpus_or_settings_change(config, dump, capsys):
+    c = config(dumps=[dump("edges.csv", "citing,cited", *(f"{i},{i * 7 % 50}" for i in range(1, 50)))], heldout=0.1)
+    build_corpus(c)
+    build_pairs(c)
+    made = (c.folder("pairs") / "manifest.json").read_bytes()
+    build_pairs(c)
+    assert "it stays as it is" in capsys.readouterr().out and (c.folder("pairs") / "manifest.json").read_bytes() == made
+    build_pairs(dataclasses.replace(c, heldout=0.2))
+    assert "it stays as it is" not in capsys.readouterr().out
+    build_pairs(c)
+    assert (c.folder("pairs") / "manifest.json").read_bytes() == made, "the same corpus and settings give the same pairs"
+    (c.folder("pairs") / "noise.npy").write_bytes(b"damaged")
+    build_pairs(c)
+    assert (c.folder("pairs") / "manifest.json").read_bytes() == made and len(Pairs(c).noise) == Pairs(c).papers
