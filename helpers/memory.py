@@ -76,9 +76,10 @@ def looking_needs(N: int, D: int) -> dict:
     return {"ram": ram, "disk": 6 * N * D + 100 * N, "seconds": 5 + 1e-7 * N * D, "advice": "choose a runtime with more of it"}
 
 
-def _size(count: int) -> str:
-    """Bytes in words: 4.7 MB, 1.2 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+def in_words(count: int) -> str:
+    """Bytes in words: 3.1 kB, 4.7 MB, 1.2 GB."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size / 10), ("kB", 1e3))
+    return f"{count / size:.1f} {unit}"
 
 
 def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive: int = 0) -> list[tuple[str, str, str]]:
@@ -94,9 +95,9 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
             raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
     return [
-        ("RAM", _size(ram), f"{_size(free_ram)} available"),
+        ("RAM", in_words(ram), f"{in_words(free_ram)} available"),
         ("GPU", "not needed", gpu),
-        ("disk", _size(disk), f"{_size(free_disk)} free"),
-        ("Drive", _size(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
+        ("disk", in_words(disk), f"{in_words(free_disk)} free"),
+        ("Drive", in_words(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
         ("time", f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds", "on 2 idle cores"),
     ]
