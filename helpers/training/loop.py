@@ -14,7 +14,7 @@ import torch
 
 from helpers.artefacts import new_file
 from helpers.config import TRAINING_SETTINGS, Config
-from helpers.errors import TrainingError
+from helpers.errors import ArtefactError, TrainingError
 from helpers.pairs import noise
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
@@ -72,12 +72,12 @@ def train(
                 for block in range(first[1] if epoch == first[0] else 0, source.blocks):
                     log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                     _check_learning(config, log)
-                    if block == source.blocks - 1:
+                    if last := block == source.blocks - 1:
                         log[-1]["mrr"] = _number(evaluate, engine)
-                        write_log(config, log)
                     events.add(log[-1])
-                    if checkpoints.save_if_due(engine, log):
-                        write_log(config, log)
+                    if checkpoints.save_if_due(engine, log) or last:
+                        with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
+                            write_log(config, log)
         write_log(config, log)
         path = checkpoints.save_last(engine, log)
     print(_advice(log))
