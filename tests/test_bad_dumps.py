@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -253,6 +254,20 @@ def test_any_json_in_any_field_harms_no_other_record(reader, data):
     assert report.read["papers"] == 3 == len(rows) + report.dropped["papers"]["malformed"]
     for paper in ("W1", "W2"):
         assert (kept[paper]["title"], kept[paper]["references"]) == ("T", ["W9"])
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+@given(lists=st.lists(st.lists(st.text('ab0\\"[],\n é\ud800') | st.none() | st.integers()) | st.lists(st.text("0af")) | JSON, min_size=1))
+def test_lists_of_ids_in_json_are_read_as_python_reads_them(separators, lists):
+    raw = tuple(
+        msgspec.Raw(json.dumps(some, separators=separators, ensure_ascii="é" in str(some)).encode("utf-8", "replace")) for some in lists
+    )
+    try:
+        read = [records.texts(some) for some in records._id_lists(raw).to_pylist()]
+    except msgspec.DecodeError:  # half a character: no JSON
+        assert "\\ud800" in b"".join(raw).decode()
+        return
+    assert read == [records.texts(json.loads(bytes(some))) for some in raw]
 
 
 @pytest.mark.parametrize("fields", ['[null, "Biology"]', '["Biology", 5, {}]', '["Biology", ["Biology"]]', '["Biology", "\\u0000"]'])

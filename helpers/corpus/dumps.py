@@ -32,7 +32,7 @@ except ImportError:
 JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
-CHUNK = 1 << 18  # bytes read at a time
+CHUNK = 1 << 19  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
 DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
@@ -222,7 +222,7 @@ def _blocks(stream) -> Iterator[tuple[int, int, bytes | None]]:
             yield number, 1, None
             number, chunk, too_long = number + 1, chunk[end:], False
         if not too_long and (end := chunk.rfind(b"\n") + 1):
-            block = rest + chunk[:end]
+            block = b"".join((rest, memoryview(chunk)[:end]))
             count = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10))  # bytes.count is three times slower
             yield number, count, block
             number, rest, chunk = number + count, b"", chunk[end:]

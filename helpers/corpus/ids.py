@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
-from helpers.corpus.keys import KeyTable, ids_of
+from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.shards import KEPT, same_key
 from helpers.errors import DumpError
 
@@ -221,8 +221,9 @@ def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
             row += len(keys)
     row = 0
     for batch in ids.names:
-        numbers = table.find(batch["key"].to_numpy())
-        if len(differing := _differing(checks, numbers, batch["check"].to_numpy())):
+        keys, of_batch = keys_of(batch["id"])
+        numbers = table.find(keys)
+        if len(differing := _differing(checks, numbers, of_batch)):
             raise DumpError(same_key(f"The id {batch['id'][int(differing[0])].as_py()!r}"))
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]

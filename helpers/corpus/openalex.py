@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import PAPERS, mapping, text, texts
+from helpers.corpus.records import NO_IDS, PAPERS, mapping, text, texts
 
 SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"
@@ -22,7 +22,7 @@ class Record(msgspec.Struct, gc=False):
     concepts: Any = None
     primary_location: Any = None
     host_venue: Any = None
-    referenced_works: Any = None
+    referenced_works: msgspec.Raw = NO_IDS
 
 
 def recognises(record: dict) -> bool:
@@ -46,10 +46,9 @@ def row(record: Record) -> tuple:
     names += [text(concept.get("display_name")) for concept in concepts if isinstance(concept, dict) and concept.get("level") == 0]
     fields = list(dict.fromkeys(filter(None, names)))
     venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
-    try:
-        references = [work.rpartition("/")[2] for work in record.referenced_works or ()]
-    except (AttributeError, TypeError):  # not a list of strings
-        references = [_short(work) for work in texts(record.referenced_works)]
+    references = bytes(record.referenced_works).replace(b'"' + PREFIX.encode(), b'"')
+    if b"/" in references or b"\\" in references:  # other addresses
+        references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
     return (
         paper_id,
         text(record.title) or text(record.display_name),
@@ -58,6 +57,6 @@ def row(record: Record) -> tuple:
         fields,
         _short(str(topic_field.get("id", ""))) == CS or "Computer science" in fields,
         text(mapping(record.ids).get("pmid")) is not None,
-        references,
-        (),
+        msgspec.Raw(references),
+        NO_IDS,
     )

@@ -19,6 +19,7 @@ BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
+NO_IDS = msgspec.Raw(b"[]")
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
 PAPERS = pa.schema(
@@ -34,6 +35,7 @@ PAPERS = pa.schema(
         ("cited_by", pa.list_(pa.string())),  # the papers that cite this one, in dumps that list both
     ]
 )
+ID_LISTS = ("references", "cited_by")
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 
@@ -154,7 +156,11 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
         """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
         for form in (line, line.strip(BLANK)):
             with contextlib.suppress(*BAD_LINE):
-                return reader.row(decoder.decode(form))
+                row = reader.row(decoder.decode(form))
+                for value in row:
+                    if type(value) is msgspec.Raw:
+                        msgspec.json.decode(value)
+                return row
         if form:
             report.count(kind)
             report.drop(kind, "malformed", f"{file.name}, line {number}")
@@ -163,28 +169,75 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
     for first, count, block in blocks:
         try:  # nearly always: a record a line
             rows = [reader.row(record) for record in decoder.decode_lines(block)]
-            found = range(first, first + len(rows))
-            whole = len(rows) == count
+            if len(rows) != count:
+                raise ValueError
+            values, found = _columns(rows, reader.SCHEMA), range(first, first + count)
         except (*BAD_LINE, AttributeError):
-            whole = False
-        if not whole:
             lines = enumerate([b"?"] if block is None else block.split(b"\n"), start=first)
             kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
-            rows, found = [row for row, _ in kept], [i for _, i in kept]
+            values, found = _columns([row for row, _ in kept], reader.SCHEMA), [i for _, i in kept]
         numbers.extend(found)
         size += len(block or b"")
-        for column, values in zip(columns, zip(*rows, strict=True), strict=False):
-            column.extend(values)
+        for column, some in zip(columns, values, strict=False):
+            column.extend(some)
         if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
             yield _batch(columns, numbers, file, reader.SCHEMA, report)
             numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
     yield _batch(columns, numbers, file, reader.SCHEMA, report)
 
 
+def _columns(rows: list[tuple], schema: pa.Schema) -> list:
+    """The columns of some rows: tuples of values, and of lists of ids one Arrow array."""
+    columns = zip(schema.names, zip(*rows, strict=True), strict=False)
+    return [(_id_lists(values),) if name in ID_LISTS else values for name, values in columns]
+
+
+def _id_lists(values: tuple) -> pa.Array:
+    """Lists of ids, in Python or in JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON."""
+    if type(values[0]) is msgspec.Raw:
+        text = b"\n".join((*values, b""))
+        lists, ids, letters = (
+            np.zeros(len(values) + 1, np.int32),
+            np.zeros(text.count(b'"') // 2 + 1, np.int32),
+            np.empty(len(text), np.uint8),
+        )
+        if text.isascii() and b"\\" not in text and _split(np.frombuffer(text, np.uint8), lists, ids, letters):
+            ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
+            return pa.ListArray.from_arrays(pa.array(lists), ids)
+        values = [msgspec.json.decode(value) or () for value in values]
+    return _array(values, pa.list_(pa.string()))
+
+
+@numba.njit(cache=True, nogil=True)
+def _split(text, lists, ids, letters):
+    """Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else."""
+    line = count = place = p = 0
+    listed = False
+    while p < len(text):
+        letter = text[p]
+        if letter == 34 and listed:  # a quotation mark
+            p += 1
+            while text[p] != 34:
+                letters[place] = text[p]
+                place += 1
+                p += 1
+            count += 1
+            ids[count] = place
+        elif letter == 10:
+            line += 1
+            lists[line] = count
+        elif (letter == 91 and not listed) or (letter == 93 and listed):  # [ and ]
+            listed = not listed
+        elif not (listed and (letter == 44 or letter == 32)):  # comma and space between two
+            return False
+        p += 1
+    return True
+
+
 def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
     columns = dict(zip(schema.names, columns, strict=True))
     report.count(kind_of(schema), len(numbers))
-    arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name != "year"}
+    arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name not in ("year", *ID_LISTS)}
     if schema is PAPERS:
 
         def place(i):
@@ -192,6 +245,8 @@ def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, rep
 
         years = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(columns["year"])]
         arrays["year"] = pa.array(years, pa.int32())
+        for name in ID_LISTS:
+            arrays[name] = pa.concat_arrays(columns[name]) if columns[name] else pa.array([], pa.list_(pa.string()))
         for i in np.flatnonzero(arrays["title"].is_null()):
             report.lacks("no title", place(i))
     batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)

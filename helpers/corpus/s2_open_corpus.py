@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import PAPERS
+from helpers.corpus.records import NO_IDS, PAPERS
 
 SCHEMA = PAPERS
 
@@ -20,8 +20,8 @@ class Record(msgspec.Struct, gc=False):
     fieldsOfStudy: Any = None
     sources: Any = None
     pmid: Any = None
-    outCitations: Any = None
-    inCitations: Any = None
+    outCitations: msgspec.Raw = NO_IDS
+    inCitations: msgspec.Raw = NO_IDS
 
 
 def recognises(record: dict) -> bool:
@@ -46,6 +46,6 @@ def row(record: Record) -> tuple:
         fields,
         "Computer Science" in fields if fields else "DBLP" in sources,
         "Medline" in sources or bool(record.pmid),
-        record.outCitations or (),
-        record.inCitations or (),
+        record.outCitations,
+        record.inCitations,
     )

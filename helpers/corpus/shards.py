@@ -3,7 +3,7 @@
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
 keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
-table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`,
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`,
 its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
@@ -36,12 +36,12 @@ from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 2  # of what a shard holds: another one is read again
+VERSION = 3  # of what a shard holds: another one is read again
 RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
 KEPT = pa.schema(
     [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
 )
-NAMES = pa.schema([("key", pa.uint64()), ("check", pa.uint32()), ("id", pa.string())])
+NAMES = pa.schema([("id", pa.string())])
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
@@ -241,7 +241,7 @@ class _Columns:
     def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
-        self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
+        self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
@@ -259,7 +259,7 @@ class _Columns:
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             if self.seen.count > MOST_SEEN:
-                self.seen = KeyTable()
+                self.seen = KeyTable(MOST_SEEN)
             before = self.seen.count
             numbers = self.seen.add(keys[hashed])
             new = np.unique(numbers, return_index=True)[1] if self.seen.count > before else np.empty(0, np.int64)
@@ -273,7 +273,7 @@ class _Columns:
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
                     names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
+                self.write_batch("names.arrow", pa.record_batch([names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
