@@ -204,7 +204,7 @@ def _id_lists(values: tuple) -> pa.Array:
         if text.isascii() and b"\\" not in text and _split(np.frombuffer(text, np.uint8), lists, ids, letters):
             ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
             return pa.ListArray.from_arrays(pa.array(lists), ids)
-        values = [msgspec.json.decode(value) or () for value in values]
+        values = [value if isinstance(value, list) else () for value in map(msgspec.json.decode, values)]
     return _array(values, pa.list_(pa.string()))
 
 
