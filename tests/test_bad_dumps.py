@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.config import ROOT
-from helpers.corpus import dumps, openalex, records, s2_open_corpus, tables
+from helpers.corpus import dumps, json_lines, openalex, records, s2_open_corpus, tables
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.records import Report
 from helpers.errors import DumpError
@@ -180,7 +180,7 @@ def test_a_line_that_is_too_long_is_malformed_and_the_next_ones_are_read(tmp_pat
 
 
 def test_long_lines_make_small_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(json_lines, "BATCH_BYTES", 1000)
     (tmp_path / "s2.jsonl").write_bytes(PLAIN)
     batches = list(dumps.read(dumps.DumpFile(tmp_path / "s2.jsonl"), Report()))
     assert len(batches) > 1 and sum(batch.num_rows for batch in batches) == len(RECORDS)
@@ -263,7 +263,7 @@ def test_lists_of_ids_in_json_are_read_as_python_reads_them(separators, lists):
         msgspec.Raw(json.dumps(some, separators=separators, ensure_ascii="é" in str(some)).encode("utf-8", "replace")) for some in lists
     )
     try:
-        read = [records.texts(some) for some in records._id_lists(raw).to_pylist()]
+        read = [records.texts(some) for some in json_lines._id_lists(raw).to_pylist()]
     except msgspec.DecodeError:  # half a character: no JSON
         assert "\\ud800" in b"".join(raw).decode()
         return

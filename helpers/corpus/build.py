@@ -16,7 +16,8 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.ids import Ids, number_papers
-from helpers.corpus.shards import KEPT, read_shards
+from helpers.corpus.records import KEPT
+from helpers.corpus.shards import read_shards
 from helpers.errors import DumpError
 from helpers.progress import progress
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.download import remote
-from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
+from helpers.corpus.json_lines import BAD_LINE, BLANK, json_batches
+from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
 try:

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
-from helpers.corpus.shards import KEPT, same_key
+from helpers.corpus.records import KEPT
+from helpers.corpus.shards import same_key
 from helpers.errors import DumpError
 
 KEYS_AT_A_TIME = 1 << 21

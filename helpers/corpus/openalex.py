@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import NO_IDS, PAPERS, mapping, text, texts
+from helpers.corpus.json_lines import NO_IDS
+from helpers.corpus.records import PAPERS, mapping, text, texts
 
 SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, JsonFormat, identifier, mapping, named, text
+from helpers.corpus.json_lines import JsonFormat
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, identifier, mapping, named, text
 
 
 class Paper(msgspec.Struct):

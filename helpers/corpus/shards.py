@@ -18,8 +18,7 @@ import re
 import shutil
 import threading
 import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -32,15 +31,11 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, OTHER_ENDS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
 VERSION = 3  # of what a shard holds: another one is read again
-RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
-KEPT = pa.schema(
-    [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
-)
 NAMES = pa.schema([("id", pa.string())])
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
@@ -80,7 +75,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
             _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
-        report.add(_report_of(shard))
+        report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
 
@@ -116,7 +111,6 @@ def _name(place: int, file, settings: dict) -> str:
 def _save_known(folder: Path, shards: list[Path]) -> Path:
     """The keys of the records inside the subset, as a table for all workers."""
     table = KeyTable()
-    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
@@ -136,29 +130,18 @@ def _read_all(todo: list, settings: dict, known: Path | None) -> None:
                 write_shard(file, shard, settings, known, bar.update)
 
 
-def _report_of(shard: Path) -> Report:
-    counts, report = read_json(shard / MANIFEST, "notebook 01_preprocess"), Report()
-    report.read, report.incomplete, report.first = Counter(counts["read"]), Counter(counts["incomplete"]), counts["first"]
-    report.dropped = {kind: Counter(dropped) for kind, dropped in counts["dropped"].items()}
-    return report
-
-
 def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
     """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
-        futures = [pool.submit(_write_shard_in_worker, file, shard, settings, known) for file, shard in todo]
+        pending = {pool.submit(write_shard, file, shard, settings, known, _count_in_worker) for file, shard in todo}
         try:
-            while not all(future.done() for future in futures):
-                time.sleep(0.2)
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(done.value - bar.n)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            for future in futures:
-                future.result()
-            bar.update(done.value - bar.n)
+                for future in finished:
+                    future.result()
         except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
             pool.shutdown(cancel_futures=True)
             raise
@@ -186,12 +169,9 @@ def _start_worker(done, parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _write_shard_in_worker(file, shard, settings, known) -> None:
-    def on_bytes(count):
-        with _done.get_lock():
-            _done.value += count
-
-    write_shard(file, shard, settings, known, on_bytes)
+def _count_in_worker(count: int) -> None:
+    with _done.get_lock():
+        _done.value += count
 
 
 def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
@@ -199,17 +179,14 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
 
     settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
     """
+    report, files, path = Report(), [file], None
     if isinstance(file, Shard):
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
-        _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
-        path.unlink()
-    else:
-        _write_shard([file], shard, settings, known, on_bytes)
-
-
-def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
-    report = Report()
-    with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
+        files, on_bytes = dumps.files_of((str(path),)), lambda count: None
+    with new_folder(shard) as folder, contextlib.ExitStack() as stack:
+        if gc.isenabled():  # records are many small objects without cycles: looking for those took a quarter of the time
+            gc.disable()
+            stack.callback(gc.enable)
         columns = _Columns(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
@@ -219,20 +196,9 @@ def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known
             else:
                 columns.add_papers(batch, inside_subset(batch, settings), report)
         stack.close()
-        counts = {"read": report.read, "dropped": report.dropped, "incomplete": report.incomplete, "first": report.first}
-        write_json(folder / MANIFEST, counts)
-
-
-@contextlib.contextmanager
-def _without_garbage_collection():
-    """Records are many small objects without cycles: looking for those took a quarter of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+        write_json(folder / MANIFEST, vars(report))
+    if path:
+        path.unlink()
 
 
 class _Columns:
@@ -278,16 +244,13 @@ class _Columns:
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
         if self.known:
-            ends = [keys_of(batch[name])[0] for name in CITATIONS.names]
-            kept = np.logical_or.reduce(
-                [*(end == NONE for end in ends), np.logical_and.reduce([self.known.find(end) >= 0 for end in ends])]
-            )
+            citing, cited = (keys_of(column)[0] for column in batch.columns)
+            kept = (citing == NONE) | (cited == NONE) | ((self.known.find(citing) >= 0) & (self.known.find(cited) >= 0))
             report.dropped["citations"]["dangling"] += int((~kept).sum())
             batch = batch.filter(pa.array(kept))
         citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
         whole = (citing != NONE) & (cited != NONE)
-        if not whole.all():
-            report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
+        report.dropped["citations"]["no id"] += int((~whole).sum())
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
 
@@ -304,21 +267,17 @@ class _Columns:
         report.read["citations"] += listed
         if not inside.all():
             batch = batch.filter(pa.array(inside))
-        for name in ("references", "cited_by"):
+        for name in OTHER_ENDS:
             others = batch[name].flatten()
             keys = self.keys(others)
-            counts = np.diff(batch[name].offsets.to_numpy()).astype(np.int32)
-            if len(empty := np.flatnonzero(keys == NONE)):
-                of_record = np.searchsorted(np.cumsum(counts), empty, side="right")
-                counts -= np.bincount(of_record, minlength=len(counts)).astype(np.int32)
-                keys = keys[keys != NONE]
-                report.dropped["citations"]["no id"] += len(empty)
-            self.write(f"{name}.u64", keys)
-            self.write(f"{name}.i32", counts)
+            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place in `others`
+            counts = np.diff(before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()])
+            self.write(f"{name}.u64", keys[keys != NONE])
+            self.write(f"{name}.i32", counts.astype(np.int32))
+            report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
             listed -= len(others)
-        if listed:
-            report.dropped["citations"]["outside the subset"] += listed
-        self.write_batch("papers.arrow", batch.select(RECORD_COLUMNS))
+        report.dropped["citations"]["outside the subset"] += listed
+        self.write_batch("papers.arrow", batch.select(KEPT.names))
 
 
 def same_key(which: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, text, texts, year
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, texts
 from helpers.errors import DumpError
 
 COLUMNS = {  # what a batch calls it -> what tables call it
@@ -178,36 +178,18 @@ def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, p
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    values = {name: batch.column(column).to_pylist() for name, column in columns.items()}
-    is_medline = True if columns["paper_id"] == "pmid" else None
-    rows = []
-    for i in range(batch.num_rows):
-        report.count("papers")
-        paper_id = text(values["paper_id"][i])
-        if paper_id is None:
-            report.drop("papers", "no id", place(i))
-            continue
-        title = text(_unquoted(values["title"][i]))
-        fields, references = (
-            values["fields"][i] if "fields" in values else None,
-            values["references"][i] if "references" in values else None,
-        )
-        if title is None:
-            report.lacks("no title", place(i))
-        rows.append(
-            {
-                "paper_id": paper_id,
-                "title": title,
-                "year": year(values["year"][i], report, place(i)) if "year" in values else None,
-                "venue": text(values["venue"][i]) if "venue" in values else None,
-                "fields": texts(fields if isinstance(fields, list) else (fields or "").split(";")),
-                "is_cs": None if is_medline is None else False,
-                "is_medline": is_medline,
-                "references": texts(references) if isinstance(references, list) else (references or "").split(),
-                "cited_by": [],
-            }
-        )
-    return pa.RecordBatch.from_pylist(rows, PAPERS)
+    none, rows = [None] * len(batch), len(batch)
+    ids, titles, venues, fields, references = (
+        batch.column(columns[name]).to_pylist() if name in columns else none
+        for name in ("paper_id", "title", "venue", "fields", "references")
+    )
+    years = batch.column(columns["year"]).to_pylist() if "year" in columns else pa.nulls(rows, pa.int32())
+    is_nih = columns["paper_id"] == "pmid"
+    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in fields]
+    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in references]
+    flags = [[False] * rows, [True] * rows] if is_nih else [none, none]
+    values = [ids, list(map(_unquoted, titles)), years, venues, fields, *flags, references, [()] * rows]
+    return batch_of(values, PAPERS, report, place, no_id="no id")
 
 
 def _unquoted(title):
