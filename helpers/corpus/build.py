@@ -65,7 +65,7 @@ def combine(config: Config, shards: list[Path], report) -> dict:
             chosen = ", ".join(f"{name} {value}" for name, value in config.part(CORPUS_SETTINGS[1:-2]).items() if value)
             raise DumpError(f"No citation is left: {_in_words(dropped)} ({chosen}); choose a wider subset or filter.")
         kept = citations.renumber(indptr, cited, order, len(ids.state), folder, dropped)
-        to_unrecorded = citations.touching(indptr, cited, ids.state)
+        to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")

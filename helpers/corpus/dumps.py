@@ -80,7 +80,7 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
                 f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
             )
         for path in sorted(found):
-            files += _members(path) if _is_zip(path) else [DumpFile(path)]
+            files += _members(path)
     return files
 
 
@@ -88,16 +88,16 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def _is_zip(path: Path) -> bool:
-    if not path.is_file():  # a pipe would wait for ever
-        return False
-    with _sentences(path), open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _members(path: Path) -> list[DumpFile]:
-    with _sentences(path), zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
+    """The dump's files in a zip archive, or the file itself where it is none."""
+    with _sentences(path):
+        if not path.is_file():  # a pipe would wait for ever
+            return [DumpFile(path)]
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return [DumpFile(path)]
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
     for name in names:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
@@ -125,36 +125,21 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
         raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
 
 
-class _Counted(io.RawIOBase):
-    """A file that tells how many bytes of it are read."""
-
-    def __init__(self, file, on_bytes: Callable[[int], None]):
-        self._file, self._on_bytes = file, on_bytes
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        count = self._file.readinto(buffer)
-        self._on_bytes(count)
-        return count
-
-
 @contextlib.contextmanager
-def _opened(file: DumpFile, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[io.BufferedIOBase]:
-    """The file's bytes, decompressed; on_bytes: called with the number of compressed bytes as they are read."""
+def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
+    """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
     with contextlib.ExitStack() as stack:
         if file.member:
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
         else:
             whole = stack.enter_context(open(file.path, "rb", buffering=0))
         stack.enter_context(_sentences(file, whole.tell))
-        stream = io.BufferedReader(_Counted(whole, on_bytes), 1 << 20)
+        stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(GzipFile(fileobj=stream))
         if stream.peek(3)[:3] == codecs.BOM_UTF8:  # Windows programs begin a text file with it
             stream.read(3)
-        yield stream
+        yield stream, whole.tell
 
 
 def reader_of(file: DumpFile):
@@ -162,7 +147,7 @@ def reader_of(file: DumpFile):
     with _sentences(file):
         if file.size == 0:
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
-        with _opened(file) as stream:
+        with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
             head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
@@ -186,7 +171,7 @@ def reader_of(file: DumpFile):
 
 
 def _json_format(file: DumpFile):
-    with _opened(file) as stream:
+    with _opened(file) as (stream, _):
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
                 record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK))
@@ -205,14 +190,16 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     on_bytes: called with the number of compressed bytes as they are read.
     Raises DumpError where the file as a whole cannot be read: unknown format, cut off, damaged, empty, no permission.
     """
-    reader = reader_of(file)
-    with _sentences(file), _opened(file, on_bytes) as stream:
+    reader, done = reader_of(file), 0
+    with _sentences(file), _opened(file) as (stream, place):
         if isinstance(reader, ancestor.Ancestor):
             yield from reader.batches(on_bytes, report)
-        elif isinstance(reader, tables.Table):
-            yield from reader.batches(stream, report)
-        else:
-            yield from json_batches(_blocks(stream), file, reader, report)
+            return
+        of_table = isinstance(reader, tables.Table)
+        for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):
+            yield batch
+            on_bytes(place() - done)
+            done = place()
 
 
 def _blocks(stream) -> Iterator[tuple[int, int, bytes | None]]:

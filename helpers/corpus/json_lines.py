@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numba
@@ -17,11 +17,17 @@ BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a 
 NO_IDS = msgspec.Raw(b"[]")
 
 
+def wanted(fields: str, id_lists: str = "") -> type[msgspec.Struct]:
+    """A record with these fields of a line; all others are passed over. Lists of ids stay JSON (msgspec.Raw) until `json_batches`."""
+    kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
+    return msgspec.defstruct("Record", kinds, gc=False)
+
+
 class JsonFormat(NamedTuple):
     """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
 
     SCHEMA: pa.Schema
-    Record: type[msgspec.Struct]  # the fields wanted of a line; all others are passed over
+    Record: type[msgspec.Struct]  # as `wanted` makes it
     recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
     row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; ValueError: malformed
 

@@ -3,8 +3,7 @@
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
 keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
-table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`,
-its counts.
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`, its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -57,7 +56,10 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
-    schemas = [_schema(file, reader) for file, reader in zip(files, readers, strict=True)]
+    schemas = [
+        reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS)
+        for file, reader in zip(files, readers, strict=True)
+    ]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
@@ -68,23 +70,14 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
-        todo = [
-            (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
-        ]
-        if todo:
+        these = [(file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later]
+        if todo := [(file, shard) for file, shard in these if not (shard / MANIFEST).exists()]:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
             _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
-
-
-def _schema(file, reader) -> pa.Schema:
-    """What a file holds."""
-    if isinstance(file, Shard):
-        return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
-    return reader.SCHEMA
 
 
 def _tell_strangers(files: list, readers: list) -> None:
@@ -225,14 +218,10 @@ class _Columns:
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             if self.seen.count > MOST_SEEN:
-                self.seen = KeyTable(MOST_SEEN)
-            before = self.seen.count
-            numbers = self.seen.add(keys[hashed])
-            new = np.unique(numbers, return_index=True)[1] if self.seen.count > before else np.empty(0, np.int64)
-            new = hashed[np.sort(new[numbers[new] >= before])]
-            if self.seen.count > len(self.checks):
-                self.checks = np.resize(self.checks, 2 * self.seen.count)
-            self.checks[before : self.seen.count] = checks[new]
+                self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
+            highest = np.concatenate([[self.seen.count - 1], numbers := self.seen.add(keys[hashed])])
+            new = hashed[np.diff(np.maximum.accumulate(highest)) > 0]  # numbers are given in order of appearance
+            self.checks = np.concatenate([self.checks, checks[new]])
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
                 raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):

@@ -18,16 +18,8 @@ import pyarrow.parquet
 from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, texts
 from helpers.errors import DumpError
 
-COLUMNS = {  # what a batch calls it -> what tables call it
-    "citing": ("citing",),
-    "cited": ("cited", "referenced"),
-    "paper_id": ("paper_id", "id", "pmid"),
-    "title": ("title",),
-    "year": ("year",),
-    "venue": ("venue", "journal"),
-    "fields": ("fields",),
-    "references": ("references",),
-}
+COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
+COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
 SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
@@ -37,10 +29,10 @@ codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 def columns_of(header: list[str]) -> dict[str, str]:
     """Which column of a table holds what, for an edge list or a papers table; {} where the header is of neither."""
     spelled = {column.strip().lower(): column for column in reversed(header)}
-    found = {name: next((spelled[column] for column in aliases if column in spelled), None) for name, aliases in COLUMNS.items()}
-    wanted = ("citing", "cited") if found["citing"] and found["cited"] else ("paper_id", "title", "year", "venue", "fields", "references")
-    chosen = {name: found[name] for name in wanted if found[name]}
-    return chosen if "cited" in chosen or {"paper_id", "title"} <= set(chosen) else {}
+    found = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
+    if {"citing", "cited"} <= set(found):
+        return {name: found[name] for name in CITATIONS.names}
+    return {name: found[name] for name in found if name in PAPERS.names} if {"paper_id", "title"} <= set(found) else {}
 
 
 class Table:
@@ -164,17 +156,13 @@ def _as_text(array: pa.Array) -> pa.Array:
     return array.cast(pa.string())
 
 
-def _trimmed(batch: pa.RecordBatch, column: str) -> pa.Array:
-    return pc.utf8_trim_whitespace(batch.column(column))
-
-
 def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    pairs = pa.RecordBatch.from_arrays([_trimmed(batch, columns["citing"]), _trimmed(batch, columns["cited"])], schema=CITATIONS)
-    whole = pc.and_(pc.not_equal(pc.fill_null(pairs["citing"], ""), ""), pc.not_equal(pc.fill_null(pairs["cited"], ""), ""))
+    ends = [pc.fill_null(pc.utf8_trim_whitespace(batch.column(columns[name])), "") for name in CITATIONS.names]
+    whole = pc.and_(*(pc.not_equal(end, "") for end in ends))
     report.count("citations", batch.num_rows)
     for i in np.flatnonzero(~whole.to_numpy(zero_copy_only=False)):
         report.drop("citations", "no id", place(i))
-    return pairs.filter(whole)
+    return pa.RecordBatch.from_arrays(ends, schema=CITATIONS).filter(whole)
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
