@@ -208,6 +208,12 @@ LOST_MARKS = {
         "52 of 552 records are malformed (first: x.csv, row 101)",
     ),
     "citations, to the end": ("citing,cited", "{},5", '100,"5', "402 of 502 records are malformed (first: x.csv, row 101)"),
+    "citations, in a column that is not read": (
+        "citing,note,cited",
+        "{},n,5",
+        '1,"t\n{}\n2",5',
+        "52 of 552 records are malformed (first: x.csv, row 101)",
+    ),
     "citations, to the next": ("citing,cited", "{},5", '1,"5\n{}\n2"', "52 of 552 records are malformed (first: x.csv, row 101)"),
 }
 

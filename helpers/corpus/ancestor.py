@@ -47,9 +47,7 @@ def _texts(path: Path) -> pa.Array:
             texts[row] = text(value)
         return pa.array(texts, pa.large_string())
     except Exception as error:  # a damaged pickle may end in any exception there is
-        raise DumpError(
-            f"{path} is not a pickle of plain dicts, lists, strings and numbers ({in_a_line(error)}); nothing else is read."
-        ) from error
+        raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
 
 
 def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:

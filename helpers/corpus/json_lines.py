@@ -53,11 +53,7 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
             report.drop(kind_of(schema), "malformed", f"{file.name}, line {number}")
 
     def batch() -> pa.RecordBatch:
-        whole = [
-            pa.concat_arrays([pa.array([], TEXTS), *values]) if name in OTHER_ENDS else values
-            for name, values in zip(schema.names, columns, strict=True)
-        ]
-        return batch_of(whole, schema, report, lambda i: f"{file.name}, line {numbers[i]}")
+        return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}")
 
     numbers, columns, size = [], [[] for _ in schema], 0
     for first, count, block in blocks:
@@ -90,11 +86,8 @@ def _id_lists(values: tuple) -> pa.Array:
     """Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON."""
     if type(values[0]) is msgspec.Raw:
         text = b"\n".join((*values, b""))
-        lists, ids, letters = (
-            np.zeros(len(values) + 1, np.int32),
-            np.zeros(text.count(b'"') // 2 + 1, np.int32),
-            np.empty(len(text), np.uint8),
-        )
+        lists, ids = np.zeros(len(values) + 1, np.int32), np.zeros(text.count(b'"') // 2 + 1, np.int32)
+        letters = np.empty(len(text), np.uint8)
         if text.isascii() and b"\\" not in text and _split(np.frombuffer(text, np.uint8), lists, ids, letters):
             ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
             return pa.ListArray.from_arrays(pa.array(lists), ids)

@@ -117,7 +117,7 @@ def year(value, report: Report, place: str) -> int | None:
 
 
 def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:
-    """A batch of `schema`, whose columns come as lists of raw values or as Arrow arrays; counts the records, and what they lack.
+    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records, and what they lack.
 
     place: where a row stands in the file; no_id: the reason by which a paper without an id is dropped.
     """
@@ -138,6 +138,8 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
     """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
     if isinstance(values, pa.Array):
         return values
+    if values and isinstance(values[0], pa.Array):
+        return pa.concat_arrays(values)
     try:
         array = pa.array(values, kind)
         return _tidied(array) if kind == pa.string() else array

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, texts
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, kind_of, texts
 from helpers.errors import DumpError
 
 COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
@@ -39,7 +39,7 @@ class Table:
     """A reader of one file with columns: its SCHEMA is that of what it yields."""
 
     def __init__(self, file, names: list[str]):
-        self.file, self.columns = file, columns_of(names)
+        self.file, self.names, self.columns = file, names, columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
             known = len(names) > 1 and found.isprintable()
@@ -72,7 +72,8 @@ class Csv(Table):
 
     def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of strings."""
-        kind, tabs, columns = "citations" if self.SCHEMA is CITATIONS else "papers", self.delimiter == "\t", list(self.columns.values())
+        kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
+        columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
@@ -90,7 +91,9 @@ class Csv(Table):
                 newlines_in_values=kind == "papers" and not tabs,
                 invalid_row_handler=skip,
             ),
-            convert_options=pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=columns if kind == "papers" else None, column_types=dict.fromkeys(columns, pa.string())
+            ),
         ):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
@@ -104,11 +107,14 @@ class Csv(Table):
     def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
         """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
         lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
-        for name, column in self.columns.items():
-            values = batch.column(column).fill_null("")
+        names = {column: name for name, column in self.columns.items()}
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            values = values.cast(pa.string()).fill_null("")
             ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
             lines += ends
-            bad |= (ends > MOST_ENDS.get(name, 0)) | pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
+            bad |= ends > MOST_ENDS.get(names.get(column), 0)
+            if column in names:
+                bad |= pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
         return np.where(bad, lines, 0)
 
 
