@@ -44,9 +44,7 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
         for form in (line, line.strip(BLANK)):
             with contextlib.suppress(*BAD_LINE):
                 row = reader.row(decoder.decode(form))
-                for value in row:
-                    if type(value) is msgspec.Raw:
-                        msgspec.json.decode(value)
+                _columns([row], schema)  # raises where a list of ids is no JSON
                 return row
         if form:
             report.count(kind_of(schema))

@@ -92,15 +92,12 @@ def mapping(value) -> dict:
 
 def named(value, key: str) -> list[str]:
     """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
-    entries = value if isinstance(value, list) else []
-    return list(dict.fromkeys(filter(None, (text(mapping(entry).get(key)) for entry in entries))))
+    return list(dict.fromkeys(texts([mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
 
 
 def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
-    if not isinstance(value, list):
-        return []
-    return [entry for entry in map(text, value) if entry]
+    return [entry for entry in map(text, value) if entry] if isinstance(value, list) else []
 
 
 def year(value, report: Report, place: str) -> int | None:
