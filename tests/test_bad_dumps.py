@@ -376,6 +376,15 @@ def test_hdf5_whose_lists_have_a_hole_does_not_hang(tmp_path):
     assert "has a hole" in refused(tmp_path / "citations.h5")
 
 
+@pytest.mark.parametrize("flag", [1, 8])
+def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
+    pytest.importorskip("h5py")
+    content = bytearray(fuzz._ancestor())
+    content[content.index(b"\x19\0\0\0\x10\0\0\0") + 1] = flag  # of the type of variable length: a text, or nothing known
+    (tmp_path / "citations.h5").write_bytes(content)
+    assert "batch0 holds no lists" in refused(tmp_path / "citations.h5")
+
+
 @pytest.mark.parametrize("chunks", [None, (2,)])
 def test_hdf5_that_states_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path, chunks):
     h5py = pytest.importorskip("h5py")

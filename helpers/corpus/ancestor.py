@@ -103,6 +103,9 @@ class Ancestor:
                     raise DumpError(f"{self.file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
                 for part in parts:
                     labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
+                    kind = lists.id.get_type()
+                    if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
+                        raise ValueError(f"batch{part} holds no lists")
                     if max(len(labels), _longest(content, lists)) > len(content):
                         raise ValueError(f"batch{part} would be larger than the file")
                     for first in range(0, len(labels), BATCH_RECORDS):
