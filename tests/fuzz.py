@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from helpers.config import ROOT, Config
 from helpers.corpus import dumps
 from helpers.corpus.build import build_corpus, open_corpus
-from helpers.corpus.records import BLANK
+from helpers.corpus.json_lines import BLANK
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.errors import ArtefactError, ConfigError, DumpError
 from tests.real_data import paper_data

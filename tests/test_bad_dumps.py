@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.config import ROOT
-from helpers.corpus import dumps, openalex, records, s2_open_corpus, tables
+from helpers.corpus import dumps, json_lines, openalex, records, s2_open_corpus, tables
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.records import Report
 from helpers.errors import DumpError
@@ -179,7 +180,7 @@ def test_a_line_that_is_too_long_is_malformed_and_the_next_ones_are_read(tmp_pat
 
 
 def test_long_lines_make_small_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(json_lines, "BATCH_BYTES", 1000)
     (tmp_path / "s2.jsonl").write_bytes(PLAIN)
     batches = list(dumps.read(dumps.DumpFile(tmp_path / "s2.jsonl"), Report()))
     assert len(batches) > 1 and sum(batch.num_rows for batch in batches) == len(RECORDS)
@@ -207,6 +208,12 @@ LOST_MARKS = {
         "52 of 552 records are malformed (first: x.csv, row 101)",
     ),
     "citations, to the end": ("citing,cited", "{},5", '100,"5', "402 of 502 records are malformed (first: x.csv, row 101)"),
+    "citations, in a column that is not read": (
+        "citing,note,cited",
+        "{},n,5",
+        '1,"t\n{}\n2",5',
+        "52 of 552 records are malformed (first: x.csv, row 101)",
+    ),
     "citations, to the next": ("citing,cited", "{},5", '1,"5\n{}\n2"', "52 of 552 records are malformed (first: x.csv, row 101)"),
 }
 
@@ -253,6 +260,20 @@ def test_any_json_in_any_field_harms_no_other_record(reader, data):
     assert report.read["papers"] == 3 == len(rows) + report.dropped["papers"]["malformed"]
     for paper in ("W1", "W2"):
         assert (kept[paper]["title"], kept[paper]["references"]) == ("T", ["W9"])
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+@given(lists=st.lists(st.lists(st.text('ab0\\"[],\n é\ud800') | st.none() | st.integers()) | st.lists(st.text("0af")) | JSON, min_size=1))
+def test_lists_of_ids_in_json_are_read_as_python_reads_them(separators, lists):
+    raw = tuple(
+        msgspec.Raw(json.dumps(some, separators=separators, ensure_ascii="é" in str(some)).encode("utf-8", "replace")) for some in lists
+    )
+    try:
+        read = [records.texts(some) for some in json_lines._id_lists(raw).to_pylist()]
+    except msgspec.DecodeError:  # half a character: no JSON
+        assert "\\ud800" in b"".join(raw).decode()
+        return
+    assert read == [records.texts(json.loads(bytes(some))) for some in raw]
 
 
 @pytest.mark.parametrize("fields", ['[null, "Biology"]', '["Biology", 5, {}]', '["Biology", ["Biology"]]', '["Biology", "\\u0000"]'])
@@ -353,6 +374,40 @@ def test_hdf5_whose_lists_have_a_hole_does_not_hang(tmp_path):
     content[heap + 16 : heap + 48] = bytes(32)  # a hole of zeros, as a sparse copy leaves it
     (tmp_path / "citations.h5").write_bytes(content)
     assert "has a hole" in refused(tmp_path / "citations.h5")
+
+
+@pytest.mark.parametrize("flag", [1, 8])
+def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
+    pytest.importorskip("h5py")
+    content = bytearray(fuzz._ancestor())
+    content[content.index(b"\x19\0\0\0\x10\0\0\0") + 1] = flag  # of the type of variable length: a text, or nothing known
+    (tmp_path / "citations.h5").write_bytes(content)
+    assert "batch0 holds no lists" in refused(tmp_path / "citations.h5")
+
+
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_hdf5_that_states_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path, chunks):
+    h5py = pytest.importorskip("h5py")
+    path, kind = tmp_path / "citations.h5", h5py.vlen_dtype("i4")
+
+    def write(rows: int) -> int:
+        """Write a file of so many rows, the first three not empty; returns where the lists of it begin."""
+        with h5py.File(path, "w") as file:
+            labels = file.create_dataset("labels0", (rows,), "i8", chunks=chunks)
+            lists = file.create_dataset("batch0", (rows,), kind, chunks=chunks)
+            labels[:3], lists[0], lists[1], lists[2] = range(3), [1, 2], [0], [0]
+        with h5py.File(path) as file:
+            return file["batch0"].id.get_chunk_info(0).byte_offset if chunks else file["batch0"].id.get_offset()
+
+    place = write(3)
+    assert [row["references"] for row in rows_of(path)] == [["1", "2"], [], []]
+    content = bytearray(path.read_bytes())
+    content[place + 3] = 0xFF  # the first list has 2^32 - 2^24 + 2 entries, 17 GB
+    path.write_bytes(content)
+    assert "batch0 would be larger than the file" in refused(path)
+    if chunks:  # places that were never written take no room
+        write(10**12)
+        assert "batch0 would be larger than the file" in refused(path)
 
 
 @pytest.mark.parametrize("content", [b"P0\n.", b"c\0os\x10\nsystem\n.", b"", b"\x80\x09", b"(dp0\nI0\nVa\np1\ns"])

@@ -199,8 +199,8 @@ def test_rows_of_memory_mapped_batches_in_any_order(tmp_path_factory, files, dat
                 values = list(range(n, n + size))
                 writer.write_batch(pa.record_batch([values, list(map(str, values))], schema=schema))
                 n += size
-    batches = ids.Batches([*paths, folder / "missing.arrow"])
-    assert batches.rows == n and sum(batch.num_rows for batch in batches) == n
+    batches = ids.Batches([*paths, folder / "missing.arrow"], schema)
+    assert batches.rows == n and sum(batch.num_rows for batch in batches.batches) == n
     if n:
         rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30))
         table = batches.take(np.array(rows))

@@ -4,26 +4,14 @@ v10 and v11 are JSON lines; v12 and v14 one JSON array with an object a line. Al
 """
 
 import re
-from typing import Any
 
-import msgspec
-
+from helpers.corpus.json_lines import wanted
 from helpers.corpus.records import PAPERS, identifier, mapping, named, text
 
 SCHEMA = PAPERS
+Record = wanted("id title year venue fos references")
 UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
 ONLY = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
-
-
-class Record(msgspec.Struct):
-    """The fields wanted of a line; all others are passed over."""
-
-    id: Any = None
-    title: Any = None
-    year: Any = None
-    venue: Any = None
-    fos: Any = None
-    references: Any = None
 
 
 def recognises(record: dict) -> bool:
@@ -38,15 +26,5 @@ def row(record: Record) -> tuple:
         raise ValueError("no id")
     place = mapping(record.venue)
     venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
-    references = record.references if isinstance(record.references, list) else ()
-    return (
-        paper_id,
-        text(record.title),
-        record.year,
-        venue,
-        named(record.fos, "name"),
-        True,
-        False,
-        [identifier(reference) for reference in references],
-        (),
-    )
+    references = [identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
+    return paper_id, text(record.title), record.year, venue, named(record.fos, "name"), True, False, references, ()

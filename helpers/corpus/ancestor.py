@@ -47,9 +47,7 @@ def _texts(path: Path) -> pa.Array:
             texts[row] = text(value)
         return pa.array(texts, pa.large_string())
     except Exception as error:  # a damaged pickle may end in any exception there is
-        raise DumpError(
-            f"{path} is not a pickle of plain dicts, lists, strings and numbers ({in_a_line(error)}); nothing else is read."
-        ) from error
+        raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
 
 
 def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
@@ -96,7 +94,8 @@ class Ancestor:
         except ImportError:
             raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
         try:
-            if _endless(np.asarray(np.memmap(self.file.path, np.uint8, "r"))):
+            content = np.asarray(np.memmap(self.file.path, np.uint8, "r"))
+            if _endless(content):
                 raise ValueError("a heap of lists has a hole")
             with h5py.File(self.file.path, "r") as datasets:
                 parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
@@ -104,6 +103,11 @@ class Ancestor:
                     raise DumpError(f"{self.file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
                 for part in parts:
                     labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
+                    kind = lists.id.get_type()
+                    if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
+                        raise ValueError(f"batch{part} holds no lists")
+                    if max(len(labels), _longest(content, lists)) > len(content):
+                        raise ValueError(f"batch{part} would be larger than the file")
                     for first in range(0, len(labels), BATCH_RECORDS):
                         rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
                         found = [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
@@ -115,6 +119,20 @@ class Ancestor:
             raise
         except Exception as error:  # damage shows as any of a dozen exceptions
             raise DumpError(f"{self.file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
+
+
+def _longest(content: np.ndarray, lists) -> int:
+    """The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones.
+
+    There a list is its length in 4 bytes and its place in 12; what is compressed has a checksum.
+    """
+    if lists.chunks:
+        chunks = [lists.id.get_chunk_info(i) for i in range(lists.id.get_num_chunks())]
+        places = [(chunk.byte_offset, chunk.size) for chunk in chunks if not lists.compression]
+    else:
+        places = [(lists.id.get_offset() or 0, lists.id.get_storage_size())]
+    lengths = [content[first : first + size].view(np.uint32)[::4].max(initial=0) for first, size in places]
+    return 4 * int(max(lengths, default=0))
 
 
 @numba.njit(cache=True)

@@ -18,7 +18,8 @@ from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
 from helpers.corpus.ids import Ids, number_papers
-from helpers.corpus.shards import KEPT, read_shards
+from helpers.corpus.records import KEPT
+from helpers.corpus.shards import read_shards
 from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
@@ -78,9 +79,8 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
     with new_folder(config.folder("corpus")) as folder:
         ids = number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
         if not report.read["citations"]:
-            raise DumpError(
-                f"{', '.join(config.dumps)}: {report.read['papers']:,} papers but not one citation; give a file that holds citations, too."
-            )
+            papers = f"{', '.join(config.dumps)}: {report.read['papers']:,} papers"
+            raise DumpError(f"{papers} but not one citation; give a file that holds citations, too.")
         dropped = report.dropped["citations"]
         indptr, cited = citations.by_citing(folder / "edges.tmp", folder / "cited.tmp", ids.state, dropped)
         (folder / "edges.tmp").unlink()
@@ -89,19 +89,18 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
             chosen = ", ".join(f"{name} {value}" for name, value in config.part(CORPUS_SETTINGS[1:-2]).items() if value)
             raise DumpError(f"No citation is left: {_in_words(dropped)} ({chosen}); choose a wider subset or filter.")
         kept = citations.renumber(indptr, cited, order, len(ids.state), folder, dropped)
-        to_unrecorded = citations.touching(indptr, cited, ids.state)
+        to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")
-        counts = {
-            "papers": {
-                "read": report.read["papers"],
-                "kept": len(order),
-                "dropped": _nonzero(report.dropped["papers"]),
-                "incomplete": _nonzero(report.incomplete),
-            },
-            "citations": {"read": report.read["citations"], "kept": kept, "dropped": _nonzero(dropped)},
-            "other_ids": {"read": report.read["ids"], "dropped": _nonzero(report.dropped["ids"])},
+
+        def counts(kind: str) -> dict:
+            return {"read": report.read[kind], "dropped": _nonzero(report.dropped[kind])}
+
+        facts = {
+            "papers": counts("papers") | {"kept": len(order), "incomplete": _nonzero(report.incomplete)},
+            "citations": counts("citations") | {"kept": kept},
+            "other_ids": counts("ids"),
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
             "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,
@@ -109,8 +108,8 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
             "sources": sources,
             "sha256": {name: sha256(folder / name) for name in ("papers.parquet", "citations.npy", "citations_indptr.npy")},
         }
-        write_json(folder / "report.json", counts)
-    return counts
+        write_json(folder / "report.json", facts)
+    return facts
 
 
 def open_corpus(config: Config, columns: list[str] | None = None) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:

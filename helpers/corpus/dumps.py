@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
 from helpers.corpus.download import remote
-from helpers.corpus.records import BAD_LINE, BLANK, Report, json_batches
+from helpers.corpus.json_lines import BAD_LINE, BLANK, json_batches
+from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
 try:
@@ -32,7 +33,7 @@ except ImportError:
 JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
-CHUNK = 1 << 18  # bytes read at a time
+CHUNK = 1 << 19  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
 DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
@@ -75,11 +76,9 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
-            raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
-            )
-        for path in sorted(found):
-            files += _members(path) if _is_zip(path) else [DumpFile(path)]
+            endings = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip"
+            raise DumpError(f"{dump} is a folder without a dump's files ({endings}); give another path.")
+        files += [file for path in sorted(found) for file in _members(path)]
     return files
 
 
@@ -87,16 +86,16 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def _is_zip(path: Path) -> bool:
-    if not path.is_file():  # a pipe would wait for ever
-        return False
-    with _sentences(path), open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _members(path: Path) -> list[DumpFile]:
-    with _sentences(path), zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
+    """The dump's files in a zip archive, or the file itself where it is none."""
+    with _sentences(path):
+        if not path.is_file():  # a pipe would wait for ever
+            return [DumpFile(path)]
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return [DumpFile(path)]
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
     for name in names:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
@@ -124,36 +123,21 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
         raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
 
 
-class _Counted(io.RawIOBase):
-    """A file that tells how many bytes of it are read."""
-
-    def __init__(self, file, on_bytes: Callable[[int], None]):
-        self._file, self._on_bytes = file, on_bytes
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        count = self._file.readinto(buffer)
-        self._on_bytes(count)
-        return count
-
-
 @contextlib.contextmanager
-def _opened(file: DumpFile, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[io.BufferedIOBase]:
-    """The file's bytes, decompressed; on_bytes: called with the number of compressed bytes as they are read."""
+def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
+    """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
     with contextlib.ExitStack() as stack:
         if file.member:
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
         else:
             whole = stack.enter_context(open(file.path, "rb", buffering=0))
         stack.enter_context(_sentences(file, whole.tell))
-        stream = io.BufferedReader(_Counted(whole, on_bytes), 1 << 20)
+        stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(GzipFile(fileobj=stream))
         if stream.peek(3)[:3] == codecs.BOM_UTF8:  # Windows programs begin a text file with it
             stream.read(3)
-        yield stream
+        yield stream, whole.tell
 
 
 def reader_of(file: DumpFile):
@@ -161,7 +145,7 @@ def reader_of(file: DumpFile):
     with _sentences(file):
         if file.size == 0:
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
-        with _opened(file) as stream:
+        with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
             head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
@@ -185,7 +169,7 @@ def reader_of(file: DumpFile):
 
 
 def _json_format(file: DumpFile):
-    with _opened(file) as stream:
+    with _opened(file) as (stream, _):
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
                 record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK))
@@ -204,14 +188,16 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     on_bytes: called with the number of compressed bytes as they are read.
     Raises DumpError where the file as a whole cannot be read: unknown format, cut off, damaged, empty, no permission.
     """
-    reader = reader_of(file)
-    with _sentences(file), _opened(file, on_bytes) as stream:
+    reader, done = reader_of(file), 0
+    with _sentences(file), _opened(file) as (stream, place):
         if isinstance(reader, ancestor.Ancestor):
             yield from reader.batches(on_bytes, report)
-        elif isinstance(reader, tables.Table):
-            yield from reader.batches(stream, report)
-        else:
-            yield from json_batches(_blocks(stream), file, reader, report)
+            return
+        of_table = isinstance(reader, tables.Table)
+        for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):
+            yield batch
+            on_bytes(place() - done)
+            done = place()
 
 
 def _blocks(stream) -> Iterator[tuple[int, int, bytes | None]]:
@@ -222,7 +208,7 @@ def _blocks(stream) -> Iterator[tuple[int, int, bytes | None]]:
             yield number, 1, None
             number, chunk, too_long = number + 1, chunk[end:], False
         if not too_long and (end := chunk.rfind(b"\n") + 1):
-            block = rest + chunk[:end]
+            block = b"".join((rest, memoryview(chunk)[:end]))
             count = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10))  # bytes.count is three times slower
             yield number, count, block
             number, rest, chunk = number + count, b"", chunk[end:]

@@ -1,6 +1,8 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
+import contextlib
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numba
@@ -9,21 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
-from helpers.corpus.keys import KeyTable, ids_of
-from helpers.corpus.shards import KEPT, same_key
+from helpers.corpus.keys import KeyTable, ids_of, keys_of
+from helpers.corpus.records import KEPT, OTHER_ENDS
+from helpers.corpus.shards import NAMES, same_key
 from helpers.errors import DumpError
 
 KEYS_AT_A_TIME = 1 << 21
 MOST_PAPERS = (1 << 31) - 1
+TYPES = {".u64": np.uint64, ".u32": np.uint32, ".u8": np.uint8}  # of a shard's files
 
 
 class Batches:
-    """The record batches of many memory-mapped files as one list of rows."""
+    """The record batches of many memory-mapped files, those that exist, as one list of rows."""
 
-    def __init__(self, files: list[Path]):
-        self._batches = [batch for file in files if file.exists() for batch in _batches_of(file)]
-        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
-        self.rows = int(self._ends[-1]) if self._batches else 0
+    def __init__(self, files: list[Path], schema: pa.Schema):
+        readers = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files if file.exists()]
+        self.schema, self.batches = schema, [reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
+        self.rows = int(self._ends[-1]) if self.batches else 0
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """The rows, in any order, of int64 (n,)."""
@@ -31,48 +36,32 @@ class Batches:
         rows, parts = rows[order], []
         batch_of = np.searchsorted(self._ends, rows, side="right")
         for batch in np.unique(batch_of):
-            first = self._ends[batch] - self._batches[batch].num_rows
-            parts.append(self._batches[batch].take(pa.array(rows[batch_of == batch] - first)))
+            first = self._ends[batch] - self.batches[batch].num_rows
+            parts.append(self.batches[batch].take(pa.array(rows[batch_of == batch] - first)))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return iter(self._batches)
-
-
-def _batches_of(file: Path) -> list[pa.RecordBatch]:
-    reader = pa.ipc.open_file(pa.memory_map(str(file)))
-    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(back))
 
 
 class Ids:
     """The papers of some shards, numbered in order of appearance: records first, then what only citations name.
 
-    state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; records: how many records inside the subset were read.
+    state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
+    renamed: bool (n,), a record known by another id only; key: uint64 (n,).
     """
 
     def __init__(self, shards: list[Path]):
-        self.kept, self.names = Batches([shard / "papers.arrow" for shard in shards]), Batches([shard / "names.arrow" for shard in shards])
-        self.records = self.kept.rows
-        self.state, self.place, self.key = np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.kept = Batches([shard / "papers.arrow" for shard in shards], KEPT)
+        self.names = Batches([shard / "names.arrow" for shard in shards], NAMES)
 
     def papers(self, some: np.ndarray) -> pa.Table:
         """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
-        place = self.place[some]
-        recorded, named = np.flatnonzero(self.state[some] == INSIDE), np.flatnonzero((self.state[some] == UNRECORDED) & (place >= 0))
-        plain = np.setdiff1d(np.arange(len(some)), np.concatenate([recorded, named]))
-        parts = [self.kept.take(place[recorded])] if len(recorded) else []
-        if parts and self.renamed[some[recorded]].any():  # a record known by another id only
-            own = pc.if_else(pa.array(self.renamed[some[recorded]]), ids_of(self.key[some[recorded]]), parts[0]["paper_id"])
-            parts[0] = parts[0].set_column(0, KEPT.field(0), own)
-        for rows, ids in ((named, lambda: self.names.take(place[named])["id"]), (plain, lambda: ids_of(self.key[some[plain]]))):
-            if len(rows):
-                parts.append(
-                    pa.table({field.name: ids() if field.name == "paper_id" else pa.nulls(len(rows), field.type) for field in KEPT})
-                )
-        back = np.argsort(np.concatenate([recorded, named, plain]))
-        return pa.concat_tables(parts).combine_chunks().take(pa.array(back))
+        place, recorded = self.place[some], self.state[some] == INSIDE
+        named = (self.state[some] == UNRECORDED) & (place >= 0)
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(place[named])["id"].combine_chunks())
+        records = self.kept.take(place[recorded]).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        own = pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids)
+        return records.set_column(0, KEPT.field(0), own)
 
 
 def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> Ids:
@@ -82,42 +71,22 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     those of records that a later record of the same id replaces.
     """
     ids = Ids(shards)
-    table = KeyTable(ids.records)
-    papers, dropped = report.dropped["papers"], report.dropped["citations"]
+    table, papers = KeyTable(ids.kept.rows), report.dropped["papers"]
     last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
-    state, rows, of_record = np.empty(0, np.uint8), 0, []
-    for shard in shards:
-        for keys, inside in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "inside.u8", np.uint8), strict=True):
-            numbers = table.add(keys[inside == 1])
-            of_record.append(numbers)
-            all_numbers = np.empty(len(keys), np.int32)
-            all_numbers[inside == 1], all_numbers[inside == 0] = numbers, table.find(keys[inside == 0])
-            last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
-            duplicates, rows = _place_records(all_numbers, inside, last, state, rows)
-            papers["duplicate id"] += duplicates
-            papers["outside the subset"] += int((all_numbers < 0).sum())
+    state, rows, of_record = np.empty(0, np.uint8), 0, [np.empty(0, np.int32)]
+    for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
+        of_record.append(table.add(keys[inside == 1]))
+        numbers = table.find(keys)
+        last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
+        duplicates, rows = _place_records(numbers, inside, last, state, rows)
+        papers["duplicate id"] += duplicates
+        papers["outside the subset"] += int((numbers < 0).sum())
     papers["outside the subset"] += int((state == OUTSIDE).sum())
-    of_record = np.concatenate([np.empty(0, np.int32), *of_record])
-    is_last = last[of_record] == np.arange(len(of_record))
+    of_record = np.concatenate(of_record)
+    of_record[last[of_record] != np.arange(len(of_record))] = -1
     joins = any((shard / "other_ids.u64").exists() for shard in shards)
-    mapped = table.add if keep_unrecorded or joins else table.find
     with open(edges, "wb") as file:
-        first = 0
-        for shard in shards:
-            counts = [
-                np.fromfile(shard / f"{name}.i32", np.int32) if (shard / f"{name}.i32").exists() else np.empty(0, np.int32)
-                for name in ("references", "cited_by")
-            ]
-            own = slice(first, first + len(counts[0]))
-            first = own.stop
-            for name, of_each, mirrored in zip(("references", "cited_by"), counts, (0, MIRRORED), strict=True):
-                here = np.repeat(np.where(is_last[own], of_record[own], -1), of_each)
-                for place, keys in enumerate(_pieces(shard / f"{name}.u64", np.uint64)):
-                    others, these = mapped(keys), here[place * KEYS_AT_A_TIME :][: len(keys)]
-                    dropped["listed by an earlier record of a duplicate id"] += int((these < 0).sum())
-                    _write_edges(file, *((others, these) if mirrored else (these, others)), mirrored, these >= 0, dropped)
-            for citing, cited in zip(_pieces(shard / "citing.u64", np.uint64), _pieces(shard / "cited.u64", np.uint64), strict=True):
-                _write_edges(file, mapped(citing), mapped(cited), 0, np.ones(len(citing), bool), dropped)
+        _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
     if table.count > MOST_PAPERS:
         raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
     ids.state, ids.place = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
@@ -131,12 +100,15 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     return ids
 
 
-def _pieces(path: Path, dtype) -> Iterator[np.ndarray]:
-    """The values of a file, KEYS_AT_A_TIME; nothing where there is no file."""
-    if path.exists():
-        with open(path, "rb") as file:
-            while len(values := np.fromfile(file, dtype, KEYS_AT_A_TIME)):
-                yield values
+def _pieces(shards: list[Path], *names: str) -> Iterator[list[np.ndarray]]:
+    """The values of some files of each shard that has them, side by side, KEYS_AT_A_TIME."""
+    for shard in shards:
+        if (shard / names[0]).exists():
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(open(shard / name, "rb")) for name in names]
+                types = [TYPES[Path(name).suffix] for name in names]
+                while len((values := list(map(np.fromfile, files, types, repeat(KEYS_AT_A_TIME))))[0]):
+                    yield values
 
 
 def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
@@ -158,13 +130,29 @@ def _place_records(numbers, inside, last, state, rows):
     return duplicates, rows
 
 
-def _write_edges(file, citing: np.ndarray, cited: np.ndarray, mirrored: int, valid: np.ndarray, dropped) -> None:
-    known = (citing >= 0) & (cited >= 0)
-    if missing := int((valid & ~known).sum()):
-        dropped["dangling"] += missing
-    edges = np.empty((int((valid & known).sum()), 2), np.uint32)
-    edges[:, 0], edges[:, 1] = citing[valid & known], cited[valid & known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-    file.write(edges)
+def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
+    """Write all edges; of_record: each record's paper, int32 (R,), -1 where a later one replaces it; number: keys -> papers, -1 unknown."""
+
+    def write(citing: np.ndarray, cited: np.ndarray, mirrored: int) -> None:
+        known = (citing >= 0) & (cited >= 0)
+        dropped["dangling"] += len(known) - int(known.sum())
+        edges = np.empty((int(known.sum()), 2), np.uint32)
+        edges[:, 0], edges[:, 1] = citing[known], cited[known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
+        file.write(edges)
+
+    first = 0
+    for shard in shards:
+        for name, mirrored in zip(OTHER_ENDS, (0, MIRRORED), strict=True):
+            counts = np.fromfile(shard / f"{name}.i32", np.int32) if (shard / f"{name}.i32").exists() else np.empty(0, np.int32)
+            own, place = np.repeat(of_record[first : first + len(counts)], counts), 0
+            for (keys,) in _pieces([shard], f"{name}.u64"):
+                these, others = own[place : place + len(keys)], number(keys)
+                place, whole = place + len(keys), these >= 0
+                dropped["listed by an earlier record of a duplicate id"] += int((~whole).sum())
+                write(*((others[whole], these[whole]) if mirrored else (these[whole], others[whole])), mirrored)
+        first += len(counts)
+        for citing, cited in _pieces([shard], "citing.u64", "cited.u64"):
+            write(number(citing), number(cited), 0)
 
 
 def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
@@ -173,10 +161,9 @@ def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) 
     Only ids of papers that records or citations name matter: memory follows the papers, not the table.
     """
     pairs = [np.empty((2, 0), np.int32)]
-    for shard in shards:
-        for others, own in zip(_pieces(shard / "other_ids.u64", np.uint64), _pieces(shard / "paper_ids.u64", np.uint64), strict=True):
-            known = (table.find(others) >= 0) | (table.find(own) >= 0)
-            pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    for others, own in _pieces(shards, "other_ids.u64", "paper_ids.u64"):
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)
+        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
     here, there = np.concatenate(pairs, axis=1)
     ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
     ids.renamed, root = np.zeros(table.count, bool), np.arange(table.count, dtype=np.int32)
@@ -200,12 +187,10 @@ def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) 
 
 def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
     """What only citations name, but has a record outside the subset, is outside too."""
-    for shard in shards:
-        for keys, inside in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "inside.u8", np.uint8), strict=True):
-            if not inside.all():
-                found = table.find(keys[inside == 0])
-                found = found[found >= 0]
-                state[found[state[found] == UNRECORDED]] = OUTSIDE
+    for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
+        found = table.find(keys[inside == 0])
+        found = found[found >= 0]
+        state[found[state[found] == UNRECORDED]] = OUTSIDE
 
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
@@ -214,15 +199,15 @@ def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
     slots, numbers = table.contents()
     ids.key[numbers] = slots
     row = 0
-    for shard in shards:
-        for keys, of_piece in zip(_pieces(shard / "records.u64", np.uint64), _pieces(shard / "checks.u32", np.uint32), strict=True):
-            if len(differing := _differing(checks, table.find(keys), of_piece)):
-                raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))
-            row += len(keys)
+    for keys, of_piece in _pieces(shards, "records.u64", "checks.u32"):
+        if len(differing := _differing(checks, table.find(keys), of_piece)):
+            raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))
+        row += len(keys)
     row = 0
-    for batch in ids.names:
-        numbers = table.find(batch["key"].to_numpy())
-        if len(differing := _differing(checks, numbers, batch["check"].to_numpy())):
+    for batch in ids.names.batches:
+        keys, of_batch = keys_of(batch["id"])
+        numbers = table.find(keys)
+        if len(differing := _differing(checks, numbers, of_batch)):
             raise DumpError(same_key(f"The id {batch['id'][int(differing[0])].as_py()!r}"))
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]

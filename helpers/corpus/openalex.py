@@ -1,28 +1,15 @@
 """OpenAlex works, JSON lines (checked against records of the 2023 snapshot schema and the documented 2025 one)."""
 
-from typing import Any
-
 import msgspec
 
+from helpers.corpus.json_lines import NO_IDS, wanted
 from helpers.corpus.records import PAPERS, mapping, text, texts
 
 SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"
-
-
-class Record(msgspec.Struct, gc=False):
-    """The fields wanted of a line; all others are passed over."""
-
-    id: Any = None
-    title: Any = None
-    display_name: Any = None
-    publication_year: Any = None
-    ids: Any = None
-    primary_topic: Any = None
-    concepts: Any = None
-    primary_location: Any = None
-    host_venue: Any = None
-    referenced_works: Any = None
+Record = wanted(
+    "id title display_name publication_year ids primary_topic concepts primary_location host_venue", id_lists="referenced_works"
+)
 
 
 def recognises(record: dict) -> bool:
@@ -46,18 +33,10 @@ def row(record: Record) -> tuple:
     names += [text(concept.get("display_name")) for concept in concepts if isinstance(concept, dict) and concept.get("level") == 0]
     fields = list(dict.fromkeys(filter(None, names)))
     venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
-    try:
-        references = [work.rpartition("/")[2] for work in record.referenced_works or ()]
-    except (AttributeError, TypeError):  # not a list of strings
-        references = [_short(work) for work in texts(record.referenced_works)]
-    return (
-        paper_id,
-        text(record.title) or text(record.display_name),
-        record.publication_year,
-        text(venue.get("display_name")),
-        fields,
-        _short(str(topic_field.get("id", ""))) == CS or "Computer science" in fields,
-        text(mapping(record.ids).get("pmid")) is not None,
-        references,
-        (),
-    )
+    references = bytes(record.referenced_works).replace(b'"' + PREFIX.encode(), b'"')
+    if b"/" in references or b"\\" in references:  # other addresses
+        references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
+    title, is_medline = text(record.title) or text(record.display_name), text(mapping(record.ids).get("pmid")) is not None
+    is_cs = _short(str(topic_field.get("id", ""))) == CS or "Computer science" in fields
+    venue = text(venue.get("display_name"))
+    return paper_id, title, record.publication_year, venue, fields, is_cs, is_medline, msgspec.Raw(references), NO_IDS

@@ -1,12 +1,9 @@
 """What every reader yields: Arrow batches of papers or of citations, and a count of everything that was not clean."""
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
-import msgspec
 import numba
 import numpy as np
 import pyarrow as pa
@@ -14,39 +11,17 @@ import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
-BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
-BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
-BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
-PAPERS = pa.schema(
-    [
-        ("paper_id", pa.string()),
-        ("title", pa.string()),
-        ("year", pa.int32()),
-        ("venue", pa.string()),
-        ("fields", pa.list_(pa.string())),
-        ("is_cs", pa.bool_()),  # null: the dump does not say
-        ("is_medline", pa.bool_()),
-        ("references", pa.list_(pa.string())),  # the papers that this one cites
-        ("cited_by", pa.list_(pa.string())),  # the papers that cite this one, in dumps that list both
-    ]
-)
+TEXTS = pa.list_(pa.string())
+KEPT = pa.schema([("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", TEXTS)])
+FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
+OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
+PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
-
-
-class JsonFormat(NamedTuple):
-    """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
-
-    SCHEMA: pa.Schema
-    Record: type[msgspec.Struct]  # the fields wanted of a line; all others are passed over
-    recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
-    row: Callable[
-        [msgspec.Struct], tuple
-    ]  # the values of SCHEMA, in its order, years as they come, texts not yet tidied; ValueError: malformed
 
 
 def kind_of(schema: pa.Schema) -> str:
@@ -63,15 +38,13 @@ class Report:
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
-    def add(self, other: "Report") -> None:
-        """Add the counts of another report; where both name the first place of a reason, this one's stays."""
-        for mine, others in (
-            (self.read, other.read),
-            (self.incomplete, other.incomplete),
-            *zip(self.dropped.values(), other.dropped.values(), strict=True),
-        ):
-            mine.update(others)
-        self.first = {**other.first, **self.first}
+    def add(self, counts: dict) -> None:
+        """Add the counts of another report, its `vars`; where both name the first place of a reason, this one's stays."""
+        self.read.update(counts["read"])
+        self.incomplete.update(counts["incomplete"])
+        for kind, dropped in counts["dropped"].items():
+            self.dropped[kind].update(dropped)
+        self.first = {**counts["first"], **self.first}
 
     def count(self, kind: str, records: int = 1) -> None:
         """Count records read of "papers", "citations" or "ids", whether good or bad."""
@@ -119,15 +92,12 @@ def mapping(value) -> dict:
 
 def named(value, key: str) -> list[str]:
     """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
-    entries = value if isinstance(value, list) else []
-    return list(dict.fromkeys(filter(None, (text(mapping(entry).get(key)) for entry in entries))))
+    return list(dict.fromkeys(texts([mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
 
 
 def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
-    if not isinstance(value, list):
-        return []
-    return [entry for entry in map(text, value) if entry]
+    return [entry for entry in map(text, value) if entry] if isinstance(value, list) else []
 
 
 def year(value, report: Report, place: str) -> int | None:
@@ -143,106 +113,57 @@ def year(value, report: Report, place: str) -> int | None:
     return None
 
 
-def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, how many, bytes (None: a line too long to be a record).
+def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:
+    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records, and what they lack.
 
-    The reader is a JsonFormat, or a module like one; where its `row` raises ValueError the line is dropped as malformed.
+    place: where a row stands in the file; no_id: the reason by which a paper without an id is dropped.
     """
-    decoder, kind = msgspec.json.Decoder(reader.Record), kind_of(reader.SCHEMA)
-
-    def row_of(line: bytes, number: int) -> tuple | None:
-        """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
-        for form in (line, line.strip(BLANK)):
-            with contextlib.suppress(*BAD_LINE):
-                return reader.row(decoder.decode(form))
-        if form:
-            report.count(kind)
-            report.drop(kind, "malformed", f"{file.name}, line {number}")
-
-    numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
-    for first, count, block in blocks:
-        try:  # nearly always: a record a line
-            rows = [reader.row(record) for record in decoder.decode_lines(block)]
-            found = range(first, first + len(rows))
-            whole = len(rows) == count
-        except (*BAD_LINE, AttributeError):
-            whole = False
-        if not whole:
-            lines = enumerate([b"?"] if block is None else block.split(b"\n"), start=first)
-            kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
-            rows, found = [row for row, _ in kept], [i for _, i in kept]
-        numbers.extend(found)
-        size += len(block or b"")
-        for column, values in zip(columns, zip(*rows, strict=True), strict=False):
-            column.extend(values)
-        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
-            yield _batch(columns, numbers, file, reader.SCHEMA, report)
-            numbers, columns, size = [], [[] for _ in reader.SCHEMA], 0
-    yield _batch(columns, numbers, file, reader.SCHEMA, report)
+    report.count(kind_of(schema), len(columns[0]))
+    if schema is PAPERS and isinstance(years := columns[2], list):
+        columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(years)]
+    batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
+    if schema is not PAPERS:
+        return batch
+    for i in np.flatnonzero(batch["title"].is_null()):
+        report.lacks("no title", place(i))
+    for i in np.flatnonzero(batch["paper_id"].is_null()):
+        report.drop("papers", no_id, place(i))
+    return batch.filter(batch["paper_id"].is_valid()) if batch["paper_id"].null_count else batch
 
 
-def _batch(columns: list[list], numbers: list[int], file, schema: pa.Schema, report: Report) -> pa.RecordBatch:
-    columns = dict(zip(schema.names, columns, strict=True))
-    report.count(kind_of(schema), len(numbers))
-    arrays = {name: _array(values, schema.field(name).type) for name, values in columns.items() if name != "year"}
-    if schema is PAPERS:
-
-        def place(i):
-            return f"{file.name}, line {numbers[i]}"
-
-        years = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(columns["year"])]
-        arrays["year"] = pa.array(years, pa.int32())
-        for i in np.flatnonzero(arrays["title"].is_null()):
-            report.lacks("no title", place(i))
-    batch = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
-    if schema is PAPERS and batch["paper_id"].null_count:  # ids of blanks alone
-        missing = np.flatnonzero(batch["paper_id"].is_null())
-        for i in missing:
-            report.drop("papers", "malformed", place(i))
-        batch = batch.filter(batch["paper_id"].is_valid())
-    return batch
-
-
-@numba.njit(cache=True, nogil=True)
-def _untidy(offsets, text):
-    """Places of the texts that are empty, or hold more than ASCII words with a space between them (or letters of other alphabets)."""
-    found = np.empty(len(offsets) - 1, np.int64)
-    count = 0
-    for i in range(len(offsets) - 1):
-        first, last, before, tidy = offsets[i], offsets[i + 1], np.uint8(32), True
-        for p in range(first, last):
-            letter = text[p]
-            if letter < 32 or letter == 127 or (letter == 32 and before == 32) or letter == 0xC2 or 0xE1 <= letter <= 0xE3:
-                tidy = False  # controls, doubled spaces; in UTF-8 all other white space begins with C2, E1, E2 or E3
-                break
-            before = letter
-        if not tidy or before == 32:
-            found[count] = i
-            count += 1
-    return found[:count]
-
-
-def _tidied(values: pa.Array) -> pa.Array:
-    """The strings as `text` keeps them."""
-    if not len(values) or not values.buffers()[2]:
-        return values
-    offsets = np.frombuffer(values.buffers()[1], np.int32)[: len(values) + 1]
-    untidy = _untidy(offsets, np.frombuffer(values.buffers()[2], np.uint8))
-    if not len(untidy):
-        return values
-    mask = np.zeros(len(values), bool)
-    mask[untidy] = True
-    return pc.replace_with_mask(
-        values, pa.array(mask), pa.array([text(value) for value in values.take(pa.array(untidy)).to_pylist()], pa.string())
-    )
-
-
-def _array(values, kind: pa.DataType) -> pa.Array:
+def array_of(values, kind: pa.DataType) -> pa.Array:
     """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
+    if isinstance(values, pa.Array):
+        return values
+    if values and isinstance(values[0], pa.Array):
+        return pa.concat_arrays(values)
     try:
         array = pa.array(values, kind)
         return _tidied(array) if kind == pa.string() else array
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
-        if pa.types.is_list(kind):
-            return pa.array([texts(value) for value in values], kind)
-        return pa.array([text(value) for value in values], kind)
+        return pa.array(map(texts if kind == TEXTS else text, values), kind)
+
+
+@numba.njit(cache=True, nogil=True)
+def _untidy(offsets, text, found):
+    """Mark the texts that are empty, or hold more than ASCII words with a space between them (or letters of other alphabets)."""
+    for i in range(len(found)):
+        before = np.uint8(32)
+        for p in range(offsets[i], offsets[i + 1]):
+            letter = text[p]
+            if letter < 32 or letter == 127 or (letter == 32 and before == 32) or letter == 0xC2 or 0xE1 <= letter <= 0xE3:
+                before = np.uint8(32)  # controls, doubled spaces; in UTF-8 all other white space begins with C2, E1, E2 or E3
+                break
+            before = letter
+        found[i] = before == 32
+
+
+def _tidied(values: pa.Array) -> pa.Array:
+    """The strings as `text` keeps them."""
+    untidy = np.zeros(len(values), bool)
+    if values.buffers()[2]:
+        _untidy(np.frombuffer(values.buffers()[1], np.int32)[: len(values) + 1], np.frombuffer(values.buffers()[2], np.uint8), untidy)
+    if not untidy.any():
+        return values
+    untidy = pa.array(untidy)
+    return pc.replace_with_mask(values, untidy, pa.array(map(text, values.filter(untidy).to_pylist()), pa.string()))

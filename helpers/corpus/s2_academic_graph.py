@@ -4,40 +4,15 @@ The papers name no citations and the citations have no titles: a dump needs both
 hexadecimal digits, as in the Open Research Corpus) are whose: with them, dumps of both kinds make one corpus.
 """
 
-from typing import Any
+from helpers.corpus.json_lines import JsonFormat, wanted
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, identifier, mapping, named, text
 
-import msgspec
-
-from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, JsonFormat, identifier, mapping, named, text
-
-
-class Paper(msgspec.Struct):
-    """The fields wanted of a paper."""
-
-    corpusid: Any = None
-    title: Any = None
-    year: Any = None
-    venue: Any = None
-    journal: Any = None
-    externalids: Any = None
-    s2fieldsofstudy: Any = None
+Paper = wanted("corpusid title year venue journal externalids s2fieldsofstudy")
+Citation = wanted("citingcorpusid citedcorpusid")  # either end may be null: it is then counted as without an id
+PaperId = wanted("sha corpusid")  # one pair of ids, whether the sha is `primary` (of several) or not
 
 
-class Citation(msgspec.Struct):
-    """The fields wanted of a citation; either end may be null: it is then counted as without an id."""
-
-    citingcorpusid: Any = None
-    citedcorpusid: Any = None
-
-
-class PaperId(msgspec.Struct):
-    """The fields wanted of a pair of ids; it is one whether the sha is `primary` (of several) or not."""
-
-    sha: Any = None
-    corpusid: Any = None
-
-
-def _paper(record: Paper) -> tuple:
+def _paper(record) -> tuple:
     paper_id = identifier(record.corpusid)
     if paper_id is None:
         raise ValueError("no id")
@@ -47,11 +22,11 @@ def _paper(record: Paper) -> tuple:
     return paper_id, text(record.title), record.year, venue, fields, is_cs, identifier(others.get("PubMed")) is not None, (), ()
 
 
-def _citation(record: Citation) -> tuple:
+def _citation(record) -> tuple:
     return identifier(record.citingcorpusid), identifier(record.citedcorpusid)
 
 
-def _paper_id(record: PaperId) -> tuple:
+def _paper_id(record) -> tuple:
     ids = identifier(record.sha), identifier(record.corpusid)
     if None in ids:
         raise ValueError("an id is missing")

@@ -1,27 +1,10 @@
 """Semantic Scholar Open Research Corpus, JSON lines (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)."""
 
-from typing import Any
-
-import msgspec
-
+from helpers.corpus.json_lines import wanted
 from helpers.corpus.records import PAPERS
 
 SCHEMA = PAPERS
-
-
-class Record(msgspec.Struct, gc=False):
-    """The fields wanted of a line; all others are passed over."""
-
-    id: Any = None
-    title: Any = None
-    year: Any = None
-    venue: Any = None
-    journalName: Any = None
-    fieldsOfStudy: Any = None
-    sources: Any = None
-    pmid: Any = None
-    outCitations: Any = None
-    inCitations: Any = None
+Record = wanted("id title year venue journalName fieldsOfStudy sources pmid", id_lists="outCitations inCitations")
 
 
 def recognises(record: dict) -> bool:
@@ -38,14 +21,6 @@ def row(record: Record) -> tuple:
         fields = ()
     if type(sources) is not list:
         sources = ()
-    return (
-        paper_id,
-        record.title,
-        record.year,
-        record.venue or record.journalName,
-        fields,
-        "Computer Science" in fields if fields else "DBLP" in sources,
-        "Medline" in sources or bool(record.pmid),
-        record.outCitations or (),
-        record.inCitations or (),
-    )
+    is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or bool(record.pmid)
+    venue = record.venue or record.journalName
+    return paper_id, record.title, record.year, venue, fields, is_cs, is_medline, record.outCitations, record.inCitations

@@ -3,8 +3,7 @@
 A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
 citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
 keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
-table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow` (key, check, id), each once; and `report.json`,
-its counts.
+table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`, its counts.
 Two processes read two files at a time; a shard that is finished is not read again.
 """
 
@@ -18,8 +17,7 @@ import re
 import shutil
 import threading
 import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -32,16 +30,12 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, OTHER_ENDS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 2  # of what a shard holds: another one is read again
-RECORD_COLUMNS = ("paper_id", "title", "year", "venue", "fields")
-KEPT = pa.schema(
-    [("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", pa.list_(pa.string()))]
-)
-NAMES = pa.schema([("key", pa.uint64()), ("check", pa.uint32()), ("id", pa.string())])
+VERSION = 3  # of what a shard holds: another one is read again
+NAMES = pa.schema([("id", pa.string())])
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
@@ -62,7 +56,10 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
-    schemas = [_schema(file, reader) for file, reader in zip(files, readers, strict=True)]
+    schemas = [
+        reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS)
+        for file, reader in zip(files, readers, strict=True)
+    ]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
@@ -73,23 +70,14 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
-        todo = [
-            (file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later and not (shard / MANIFEST).exists()
-        ]
-        if todo:
+        these = [(file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later]
+        if todo := [(file, shard) for file, shard in these if not (shard / MANIFEST).exists()]:
             known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
             _read_all(todo, settings, known)
     for file, shard in zip(files, shards, strict=True):
-        report.add(_report_of(shard))
+        report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
-
-
-def _schema(file, reader) -> pa.Schema:
-    """What a file holds."""
-    if isinstance(file, Shard):
-        return next((schema for name, schema in S2_SCHEMAS.items() if file.source.startswith(name)), PAPERS)
-    return reader.SCHEMA
 
 
 def _tell_strangers(files: list, readers: list) -> None:
@@ -116,7 +104,6 @@ def _name(place: int, file, settings: dict) -> str:
 def _save_known(folder: Path, shards: list[Path]) -> Path:
     """The keys of the records inside the subset, as a table for all workers."""
     table = KeyTable()
-    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if (shard / "records.u64").exists():
             table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
@@ -136,29 +123,18 @@ def _read_all(todo: list, settings: dict, known: Path | None) -> None:
                 write_shard(file, shard, settings, known, bar.update)
 
 
-def _report_of(shard: Path) -> Report:
-    counts, report = read_json(shard / MANIFEST, "notebook 01_preprocess"), Report()
-    report.read, report.incomplete, report.first = Counter(counts["read"]), Counter(counts["incomplete"]), counts["first"]
-    report.dropped = {kind: Counter(dropped) for kind, dropped in counts["dropped"].items()}
-    return report
-
-
 def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
     """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
-        futures = [pool.submit(_write_shard_in_worker, file, shard, settings, known) for file, shard in todo]
+        pending = {pool.submit(write_shard, file, shard, settings, known, _count_in_worker) for file, shard in todo}
         try:
-            while not all(future.done() for future in futures):
-                time.sleep(0.2)
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(done.value - bar.n)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            for future in futures:
-                future.result()
-            bar.update(done.value - bar.n)
+                for future in finished:
+                    future.result()
         except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
             pool.shutdown(cancel_futures=True)
             raise
@@ -186,12 +162,9 @@ def _start_worker(done, parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _write_shard_in_worker(file, shard, settings, known) -> None:
-    def on_bytes(count):
-        with _done.get_lock():
-            _done.value += count
-
-    write_shard(file, shard, settings, known, on_bytes)
+def _count_in_worker(count: int) -> None:
+    with _done.get_lock():
+        _done.value += count
 
 
 def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
@@ -199,17 +172,14 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
 
     settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
     """
+    report, files, path = Report(), [file], None
     if isinstance(file, Shard):
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
-        _write_shard(dumps.files_of((str(path),)), shard, settings, known, lambda count: None)
-        path.unlink()
-    else:
-        _write_shard([file], shard, settings, known, on_bytes)
-
-
-def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known: Path | None, on_bytes) -> None:
-    report = Report()
-    with new_folder(shard) as folder, contextlib.ExitStack() as stack, _without_garbage_collection():
+        files, on_bytes = dumps.files_of((str(path),)), lambda count: None
+    with new_folder(shard) as folder, contextlib.ExitStack() as stack:
+        if gc.isenabled():  # records are many small objects without cycles: looking for those took a quarter of the time
+            gc.disable()
+            stack.callback(gc.enable)
         columns = _Columns(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
@@ -219,20 +189,9 @@ def _write_shard(files: list[dumps.DumpFile], shard: Path, settings: dict, known
             else:
                 columns.add_papers(batch, inside_subset(batch, settings), report)
         stack.close()
-        counts = {"read": report.read, "dropped": report.dropped, "incomplete": report.incomplete, "first": report.first}
-        write_json(folder / MANIFEST, counts)
-
-
-@contextlib.contextmanager
-def _without_garbage_collection():
-    """Records are many small objects without cycles: looking for those took a quarter of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+        write_json(folder / MANIFEST, vars(report))
+    if path:
+        path.unlink()
 
 
 class _Columns:
@@ -241,7 +200,7 @@ class _Columns:
     def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
-        self.seen, self.checks = KeyTable(), np.empty(0, np.uint32)
+        self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
 
     def write(self, name: str, values: np.ndarray) -> None:
         if name not in self.files:
@@ -259,35 +218,28 @@ class _Columns:
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             if self.seen.count > MOST_SEEN:
-                self.seen = KeyTable()
-            before = self.seen.count
-            numbers = self.seen.add(keys[hashed])
-            new = np.unique(numbers, return_index=True)[1] if self.seen.count > before else np.empty(0, np.int64)
-            new = hashed[np.sort(new[numbers[new] >= before])]
-            if self.seen.count > len(self.checks):
-                self.checks = np.resize(self.checks, 2 * self.seen.count)
-            self.checks[before : self.seen.count] = checks[new]
+                self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
+            highest = np.concatenate([[self.seen.count - 1], numbers := self.seen.add(keys[hashed])])
+            new = hashed[np.diff(np.maximum.accumulate(highest)) > 0]  # numbers are given in order of appearance
+            self.checks = np.concatenate([self.checks, checks[new]])
             if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
                 raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
                     names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write_batch("names.arrow", pa.record_batch([keys[new], checks[new], names], schema=NAMES))
+                self.write_batch("names.arrow", pa.record_batch([names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
         if self.known:
-            ends = [keys_of(batch[name])[0] for name in CITATIONS.names]
-            kept = np.logical_or.reduce(
-                [*(end == NONE for end in ends), np.logical_and.reduce([self.known.find(end) >= 0 for end in ends])]
-            )
+            citing, cited = (keys_of(column)[0] for column in batch.columns)
+            kept = (citing == NONE) | (cited == NONE) | ((self.known.find(citing) >= 0) & (self.known.find(cited) >= 0))
             report.dropped["citations"]["dangling"] += int((~kept).sum())
             batch = batch.filter(pa.array(kept))
         citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
         whole = (citing != NONE) & (cited != NONE)
-        if not whole.all():
-            report.dropped["citations"]["no id"] += int(len(whole) - whole.sum())
+        report.dropped["citations"]["no id"] += int((~whole).sum())
         self.write("citing.u64", citing[whole])
         self.write("cited.u64", cited[whole])
 
@@ -304,21 +256,17 @@ class _Columns:
         report.read["citations"] += listed
         if not inside.all():
             batch = batch.filter(pa.array(inside))
-        for name in ("references", "cited_by"):
+        for name in OTHER_ENDS:
             others = batch[name].flatten()
             keys = self.keys(others)
-            counts = np.diff(batch[name].offsets.to_numpy()).astype(np.int32)
-            if len(empty := np.flatnonzero(keys == NONE)):
-                of_record = np.searchsorted(np.cumsum(counts), empty, side="right")
-                counts -= np.bincount(of_record, minlength=len(counts)).astype(np.int32)
-                keys = keys[keys != NONE]
-                report.dropped["citations"]["no id"] += len(empty)
-            self.write(f"{name}.u64", keys)
-            self.write(f"{name}.i32", counts)
+            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place in `others`
+            counts = np.diff(before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()])
+            self.write(f"{name}.u64", keys[keys != NONE])
+            self.write(f"{name}.i32", counts.astype(np.int32))
+            report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
             listed -= len(others)
-        if listed:
-            report.dropped["citations"]["outside the subset"] += listed
-        self.write_batch("papers.arrow", batch.select(RECORD_COLUMNS))
+        report.dropped["citations"]["outside the subset"] += listed
+        self.write_batch("papers.arrow", batch.select(KEPT.names))
 
 
 def same_key(which: str) -> str:

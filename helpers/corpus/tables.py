@@ -15,19 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, text, texts, year
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, kind_of, texts
 from helpers.errors import DumpError
 
-COLUMNS = {  # what a batch calls it -> what tables call it
-    "citing": ("citing",),
-    "cited": ("cited", "referenced"),
-    "paper_id": ("paper_id", "id", "pmid"),
-    "title": ("title",),
-    "year": ("year",),
-    "venue": ("venue", "journal"),
-    "fields": ("fields",),
-    "references": ("references",),
-}
+COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
+COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
 SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
@@ -37,17 +29,17 @@ codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 def columns_of(header: list[str]) -> dict[str, str]:
     """Which column of a table holds what, for an edge list or a papers table; {} where the header is of neither."""
     spelled = {column.strip().lower(): column for column in reversed(header)}
-    found = {name: next((spelled[column] for column in aliases if column in spelled), None) for name, aliases in COLUMNS.items()}
-    wanted = ("citing", "cited") if found["citing"] and found["cited"] else ("paper_id", "title", "year", "venue", "fields", "references")
-    chosen = {name: found[name] for name in wanted if found[name]}
-    return chosen if "cited" in chosen or {"paper_id", "title"} <= set(chosen) else {}
+    found = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
+    if {"citing", "cited"} <= set(found):
+        return {name: found[name] for name in CITATIONS.names}
+    return {name: found[name] for name in found if name in PAPERS.names} if {"paper_id", "title"} <= set(found) else {}
 
 
 class Table:
     """A reader of one file with columns: its SCHEMA is that of what it yields."""
 
     def __init__(self, file, names: list[str]):
-        self.file, self.columns = file, columns_of(names)
+        self.file, self.names, self.columns = file, names, columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
             known = len(names) > 1 and found.isprintable()
@@ -80,7 +72,8 @@ class Csv(Table):
 
     def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of strings."""
-        kind, tabs, columns = "citations" if self.SCHEMA is CITATIONS else "papers", self.delimiter == "\t", list(self.columns.values())
+        kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
+        columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
@@ -98,7 +91,9 @@ class Csv(Table):
                 newlines_in_values=kind == "papers" and not tabs,
                 invalid_row_handler=skip,
             ),
-            convert_options=pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=columns if kind == "papers" else None, column_types=dict.fromkeys(columns, pa.string())
+            ),
         ):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
@@ -112,11 +107,14 @@ class Csv(Table):
     def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
         """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
         lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
-        for name, column in self.columns.items():
-            values = batch.column(column).fill_null("")
+        names = {column: name for name, column in self.columns.items()}
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            values = values.cast(pa.string()).fill_null("")
             ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
             lines += ends
-            bad |= (ends > MOST_ENDS.get(name, 0)) | pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
+            bad |= ends > MOST_ENDS.get(names.get(column), 0)
+            if column in names:
+                bad |= pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
         return np.where(bad, lines, 0)
 
 
@@ -164,50 +162,28 @@ def _as_text(array: pa.Array) -> pa.Array:
     return array.cast(pa.string())
 
 
-def _trimmed(batch: pa.RecordBatch, column: str) -> pa.Array:
-    return pc.utf8_trim_whitespace(batch.column(column))
-
-
 def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    pairs = pa.RecordBatch.from_arrays([_trimmed(batch, columns["citing"]), _trimmed(batch, columns["cited"])], schema=CITATIONS)
-    whole = pc.and_(pc.not_equal(pc.fill_null(pairs["citing"], ""), ""), pc.not_equal(pc.fill_null(pairs["cited"], ""), ""))
+    ends = [pc.fill_null(pc.utf8_trim_whitespace(batch.column(columns[name])), "") for name in CITATIONS.names]
+    whole = pc.and_(*(pc.not_equal(end, "") for end in ends))
     report.count("citations", batch.num_rows)
     for i in np.flatnonzero(~whole.to_numpy(zero_copy_only=False)):
         report.drop("citations", "no id", place(i))
-    return pairs.filter(whole)
+    return pa.RecordBatch.from_arrays(ends, schema=CITATIONS).filter(whole)
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    values = {name: batch.column(column).to_pylist() for name, column in columns.items()}
-    is_medline = True if columns["paper_id"] == "pmid" else None
-    rows = []
-    for i in range(batch.num_rows):
-        report.count("papers")
-        paper_id = text(values["paper_id"][i])
-        if paper_id is None:
-            report.drop("papers", "no id", place(i))
-            continue
-        title = text(_unquoted(values["title"][i]))
-        fields, references = (
-            values["fields"][i] if "fields" in values else None,
-            values["references"][i] if "references" in values else None,
-        )
-        if title is None:
-            report.lacks("no title", place(i))
-        rows.append(
-            {
-                "paper_id": paper_id,
-                "title": title,
-                "year": year(values["year"][i], report, place(i)) if "year" in values else None,
-                "venue": text(values["venue"][i]) if "venue" in values else None,
-                "fields": texts(fields if isinstance(fields, list) else (fields or "").split(";")),
-                "is_cs": None if is_medline is None else False,
-                "is_medline": is_medline,
-                "references": texts(references) if isinstance(references, list) else (references or "").split(),
-                "cited_by": [],
-            }
-        )
-    return pa.RecordBatch.from_pylist(rows, PAPERS)
+    none, rows = [None] * len(batch), len(batch)
+    ids, titles, venues, fields, references = (
+        batch.column(columns[name]).to_pylist() if name in columns else none
+        for name in ("paper_id", "title", "venue", "fields", "references")
+    )
+    years = batch.column(columns["year"]).to_pylist() if "year" in columns else pa.nulls(rows, pa.int32())
+    is_nih = columns["paper_id"] == "pmid"
+    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in fields]
+    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in references]
+    flags = [[False] * rows, [True] * rows] if is_nih else [none, none]
+    values = [ids, list(map(_unquoted, titles)), years, venues, fields, *flags, references, [()] * rows]
+    return batch_of(values, PAPERS, report, place, no_id="no id")
 
 
 def _unquoted(title):
