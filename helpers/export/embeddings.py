@@ -120,6 +120,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
+    settings["extends"] = Path(settings.get("extends", "")).name
     facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
