@@ -113,4 +113,4 @@ def choose_rate(trial: Trial) -> float:
         trained = trial.extended(rate)
         scores[rate] = score(*tables(trained)), trial.kept(trained)
         print(f"learning rate {rate}: validation MRR {scores[rate][0]:.4f}, old neighbours kept {scores[rate][1]:.3f}", flush=True)
-    return max((rate for rate in RATES if scores[rate][1] >= LEAST_KEPT), key=lambda rate: scores[rate][0])
+    return max([rate for rate in RATES if scores[rate][1] >= LEAST_KEPT] or RATES[:1], key=lambda rate: scores[rate][0])
