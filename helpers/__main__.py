@@ -22,7 +22,7 @@ from helpers.training.loop import chance_loss
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
-SETTINGS = ("pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
+SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--tables-on-disk", action="store_const", const=True, help="train in memory-mapped files: slower, for tables larger than the RAM"
     )
+    run.add_argument("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
+    run.add_argument("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
     run.add_argument("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
     run.add_argument("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
     run.add_argument(

@@ -20,7 +20,7 @@ CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_d
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper",
+    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "extends",
 )  # fmt: skip
 MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
 
@@ -53,6 +53,7 @@ class Config:
     learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
     warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
     warm_start: tuple[float, ...] | None = None  # weights of 1, 2, ... smoothing steps; None = by the number of papers; () = cold start
+    extends: str = ""  # folder (`out`) of a finished run, of an older dump, whose rows training starts from; "" = none
     start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
     row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
     batch_pairs: int = 4096  # B, pairs a step of the torch engine
@@ -80,7 +81,8 @@ class Config:
             settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
         dumps = map(str, settings["dumps"])
         settings["dumps"] = tuple(dump if REMOTE.match(dump) else str(Path(dump).expanduser().resolve()) for dump in dumps)
-        settings["out"] = str(Path(settings["out"]).expanduser().resolve())
+        for name in {"out", "extends"} & {name for name, value in settings.items() if value}:
+            settings[name] = str(Path(settings[name]).expanduser().resolve())
         return cls(**settings)
 
     def __post_init__(self):

@@ -126,6 +126,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
+    settings["extends"] = Path(settings.get("extends", "")).name
     facts = {
         "config": settings,
         "epochs": trained.epoch,

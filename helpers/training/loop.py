@@ -23,6 +23,7 @@ from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import SampleLoss, TorchEngine, engine_class, new_tables
+from helpers.training.extend import extended_tables, pairs_with_new
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
@@ -46,7 +47,8 @@ def train(
     Raises TrainingError where the loss stays at chance or is no longer a number, ArtefactError for another run's checkpoints.
     """
     Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
-    source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
+    trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
+    source = pair_source(config, *trained_on, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
     found = newest_checkpoint(config, fingerprint, elsewhere=elsewhere)
     total = config.epochs * source.pairs
@@ -59,7 +61,8 @@ def train(
         engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums, source=source)
         first, log = (found.epoch, found.block), found.log
     else:
-        engine = Engine(*data, *new_tables(config, pairs.indptr, pairs.contexts), source=source)
+        tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
+        engine = Engine(*data, *tables, source=source)
         first = (0, 0)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     if not found:  # row 0 of the log: what the start tables know
