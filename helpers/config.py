@@ -8,10 +8,19 @@ from helpers.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBSETS = ("cs", "medline", "all")
-OPTIMIZERS = ("rowwise_adagrad", "sgd")
-ENGINES = ("auto", "kernel", "torch")
-ROW_TYPES = ("bfloat16", "float32")
 PAIRS_FROM = ("citations", "walks", "shards")
+CHOICES = {
+    "subset": SUBSETS, "optimizer": ("rowwise_adagrad", "sgd"), "engine": ("auto", "kernel", "torch"),
+    "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
+}  # fmt: skip
+RANGES = {  # least, most, unit of each number; a whole one where the least is
+    "dimensions": (1, 65_536, ""), "epochs": (0, 100_000, ""), "negatives": (1, 100_000, ""), "batch_pairs": (1, 2**40, ""),
+    "block_pairs": (1, 2**40, ""), "seed": (0, 2**63 - 1, ""), "threads": (0, 1024, " (0: one a core)"), "min_degree": (0, 2**31, ""),
+    "walk_length": (2, 1000, " of papers"), "window": (1, 1000, " of steps"), "walks_per_paper": (1, 10_000, ""),
+    "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
+    "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
+    "noise_power": (0.0, 2, ""), "learning_rate": (1e-9, 100, ""),
+}  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
 SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
 
@@ -86,45 +95,21 @@ class Config:
         return cls(**settings)
 
     def __post_init__(self):
-        def require(met: bool, name: str, expected: str) -> None:
-            if not met:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} cannot work: it must be {expected}.")
-
-        def whole(value, least: int, most: float = float("inf")) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-        def number(value, least: float, most: float) -> bool:
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-
-        require(self.subset in SUBSETS, "subset", f"one of {', '.join(SUBSETS)}")
-        require(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
-        require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}")
-        require(self.row_type in ROW_TYPES, "row_type", f"one of {', '.join(ROW_TYPES)}")
-        require(self.pairs_from in PAIRS_FROM, "pairs_from", f"one of {', '.join(PAIRS_FROM)}")
-        require(whole(self.walk_length, 2, 1000), "walk_length", "a whole number of papers from 2 to 1,000")
-        require(whole(self.window, 1, 1000), "window", "a whole number of steps from 1 to 1,000")
-        require(whole(self.walks_per_paper, 1, 10000), "walks_per_paper", "a whole number from 1 to 10,000")
-        require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda")
-        require(whole(self.dimensions, 1, 65536), "dimensions", "a whole number from 1 to 65,536")
-        require(whole(self.epochs, 0, 100000), "epochs", "a whole number, 0 or more")
-        require(whole(self.negatives, 1, 100000), "negatives", "a whole number, 1 or more")
-        require(whole(self.batch_pairs, 1), "batch_pairs", "a whole number, 1 or more")
-        require(whole(self.block_pairs, 1), "block_pairs", "a whole number, 1 or more")
-        require(whole(self.seed, 0, 2**63 - 1), "seed", "a whole number, 0 or more")
-        require(whole(self.threads, 0, 1024), "threads", "a whole number from 0 (one a core) to 1,024")
-        require(whole(self.reach, 0, 1000), "reach", "a whole number of smoothing steps from 0 to 1,000")
-        require(whole(self.checkpoints_on_drive, 1, 100), "checkpoints_on_drive", "a whole number, 1 or more")
-        require(number(self.checkpoint_minutes, 0, 1e6), "checkpoint_minutes", "a number of minutes, 0 or more")
-        require(number(self.warm_up, 0, 0.9), "warm_up", "a fraction from 0 to 0.9")
-        require(number(self.start_scale, 1e-6, 1000), "start_scale", "a number above 0, at most 1,000")
-        require(whole(self.min_degree, 0), "min_degree", "a whole number, 0 or more")
+        for name, choices in CHOICES.items():
+            self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        for name, (least, most, unit) in RANGES.items():
+            value, whole = getattr(self, name), isinstance(least, int)
+            fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and least <= value <= most
+            self._require(fits, name, f"a {'whole ' * whole}number{unit} from {least:,} to {most:,}")
         for name in ("first_year", "last_year", "heldout_after"):
-            require(getattr(self, name) is None or whole(getattr(self, name), 1000, 3000), name, "a year")
-        require(number(self.max_bad_fraction, 0, 1), "max_bad_fraction", "a fraction from 0 to 1")
-        require(number(self.heldout, 0, 0.9), "heldout", "a fraction from 0 to 0.9")
-        require(number(self.noise_power, 0, 2), "noise_power", "a number from 0 to 2")
-        require(number(self.learning_rate, 1e-9, 100), "learning_rate", "a number above 0, at most 100")
-        require(all(number(weight, 0, 1e6) for weight in self.warm_start or ()), "warm_start", "weights of 0 or more")
+            value = getattr(self, name)
+            self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")
+        weights = all(isinstance(weight, (int, float)) and 0 <= weight < 1e6 for weight in self.warm_start or ())
+        self._require(weights, "warm_start", "weights of 0 or more")
+
+    def _require(self, met: bool, name: str, expected: str) -> None:
+        if not met:
+            raise ConfigError(f"{name} = {getattr(self, name)!r} cannot work: it must be {expected}.")
 
     def part(self, names: tuple[str, ...]) -> dict:
         """The settings of one stage (CORPUS_SETTINGS, PAIRS_SETTINGS, TRAINING_SETTINGS) as a JSON-ready dict."""
