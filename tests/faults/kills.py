@@ -18,6 +18,7 @@ from helpers.config import ROOT
 from helpers.neighbors.evaluate import evaluate
 from helpers.rows.bfloat16 import Float32Rows
 from helpers.rows.files import RowFiles
+from tests.faults import ENVIRONMENT
 from tests.faults.trainee import CHECKPOINT_SECONDS, settings
 
 AIMS = ("anywhere", "checkpoint", "copy", "anywhere", "checkpoint", "start")  # what kills are aimed at, as many each
@@ -72,7 +73,7 @@ def run(folder: Path, graph: Path, kills: int = 0, threads: int = 1, seed: int =
     while True:
         with open(folder / "printed.txt", "a") as printed:
             command = [sys.executable, "-m", "tests.faults.trainee", folder, str(done), str(threads), *([wrong] if wrong else [])]
-            process = subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=printed)
+            process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=printed, stderr=printed)
         if done < kills:
             blocks = blocks or all_blocks(folder)
             alive = _wait_for(process, folder, done, moments[done] * len(blocks), aims[done], generator)
