@@ -24,7 +24,7 @@ from helpers.rows import files
 from helpers.training import checkpoint
 from helpers.training.checkpoint import newest_checkpoint
 from helpers.training.loop import train
-from tests.faults import ENVIRONMENT
+from tests.faults.nursery import ONE_THREAD
 from tests.faults.trainee import read_graph, settings, write_graph
 
 PAPERS, EPOCHS, BLOCK_PAIRS, MEGABYTES = 2000, 2, 6000, 24
@@ -39,7 +39,7 @@ def on_a_small_disk(folder: Path, levels: int) -> dict[str, int] | None:
     if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
         return None
     command += [sys.executable, "-m", "tests.faults.full_disk", folder, str(levels)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     print(done.stdout, end="")
     return json.loads(done.stdout.splitlines()[-1])

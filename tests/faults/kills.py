@@ -3,9 +3,6 @@
 import csv
 import dataclasses
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from helpers.artefacts import MANIFEST, sha256
-from helpers.config import ROOT
 from helpers.neighbors.evaluate import evaluate
 from helpers.rows.bfloat16 import Float32Rows
 from helpers.rows.files import RowFiles
-from tests.faults import ENVIRONMENT
+from tests.faults.nursery import Child, Start
 from tests.faults.trainee import CHECKPOINT_SECONDS, settings
 
 AIMS = ("anywhere", "checkpoint", "copy", "anywhere", "checkpoint", "start")  # what kills are aimed at, as many each
@@ -63,30 +59,24 @@ def differing(one: Outcome, other: Outcome) -> int:
     return sum(a.get(name) != b.get(name) for name in a | b)
 
 
-def run(folder: Path, graph: Path, kills: int = 0, threads: int = 1, seed: int = 0, wrong: str = "", between=None) -> Outcome:
-    """Train graph/graph.npz in folder, killed so often; between(Path of `run`): called after each kill. See tests.faults.trainee."""
+def run(start: Start, folder: Path, graph: Path, kills: int = 0, threads: int = 1, seed: int = 0, wrong: str = "") -> Outcome:
+    """Train graph/graph.npz in folder by processes that `start` (of tests.faults.nursery) gives, killed so often; wrong: see there."""
     folder.mkdir(parents=True)
     shutil.copy(graph / "graph.npz", folder)
     generator, hits, done = np.random.default_rng(seed), Counter(), 0
     moments, blocks = np.sort(generator.uniform(0, LAST_MOMENT, kills)), None
     aims = generator.permutation(np.resize(AIMS, kills))
     while True:
-        with open(folder / "printed.txt", "a") as printed:
-            command = [sys.executable, "-m", "tests.faults.trainee", folder, str(done), str(threads), *([wrong] if wrong else [])]
-            process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=printed, stderr=printed)
+        process = start("trainee", folder, done, threads, wrong, printed=folder / "printed.txt")
         if done < kills:
             blocks = blocks or all_blocks(folder)
             alive = _wait_for(process, folder, done, moments[done] * len(blocks), aims[done], generator)
         if done == kills or not alive:
-            process.wait()
-            assert process.returncode == 0, (folder / "printed.txt").read_text()
+            assert process.wait() == 0, (folder / "printed.txt").read_text()
             break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         hits["at a start" if aims[done] == "start" else _hit(folder)] += 1
         done += 1
-        if between:
-            between(folder / "run")
         if done % LOST_MACHINE == 0 and list((folder / "drive").glob(f"*/{MANIFEST}")):
             hits["and the machine lost"] += 1
             shutil.rmtree(folder / "run")
@@ -140,7 +130,7 @@ def _events(ledger: Path, life: int) -> Iterator[list[str] | None]:
             yield None
 
 
-def _wait_for(process, folder: Path, life: int, blocks: float, aim: str, generator: np.random.Generator) -> bool:
+def _wait_for(process: Child, folder: Path, life: int, blocks: float, aim: str, generator: np.random.Generator) -> bool:
     """Wait until `process` has trained up to that place and is at what the kill is aimed at; False where it ended first."""
     trained, events = None, _events(folder / "ledger.txt", life)
     started = "start" if aim == "start" else "block"
@@ -149,15 +139,15 @@ def _wait_for(process, folder: Path, life: int, blocks: float, aim: str, generat
         if event and event[0] == started:
             trained = blocks if aim == "start" else int(event[1]) * _blocks_an_epoch(folder) + int(event[2]) + 1
         elif event is None:
-            if process.poll() is not None:
+            if process.ended():
                 return False
             time.sleep(0.0005)
     deadline = time.monotonic() + 5 * CHECKPOINT_SECONDS
     while aim in ("checkpoint", "copy") and _hit(folder) != f"in a {aim}" and time.monotonic() < deadline:
-        if process.poll() is not None:
+        if process.ended():
             return False
     time.sleep(generator.uniform(0, 0.003 if aim == "checkpoint" else 0.04))
-    return process.poll() is None
+    return not process.ended()
 
 
 def _blocks_an_epoch(folder: Path) -> int:
