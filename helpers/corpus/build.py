@@ -16,7 +16,7 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.ids import Ids, number_papers
-from helpers.corpus.shards import KEPT, read_shards
+from helpers.corpus.shards import KEPT, discard, read_shards
 from helpers.errors import DumpError
 from helpers.progress import progress
 
@@ -44,6 +44,7 @@ def build_corpus(config: Config) -> dict:
     counts = combine(config, shards, report)
     papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
     print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
+    discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
 
