@@ -15,7 +15,7 @@ from helpers.neighbors.evaluate import evaluate
 from helpers.rows.bfloat16 import Float32Rows
 from helpers.rows.files import RowFiles
 from tests.faults.nursery import Child, Start
-from tests.faults.trainee import CHECKPOINT_SECONDS, settings
+from tests.faults.trainee import CHECKPOINT_SECONDS, blocks_an_epoch, settings
 
 AIMS = ("anywhere", "checkpoint", "copy", "anywhere", "checkpoint", "start")  # what kills are aimed at, as many each
 LAST_MOMENT = 0.97  # of a run: later ones could find it ended
@@ -90,9 +90,7 @@ def run(start: Start, folder: Path, graph: Path, kills: int = 0, threads: int = 
 def all_blocks(folder: Path) -> list[tuple[int, int]]:
     """(epoch, block) of everything that the run is to train."""
     config = settings(folder)
-    with np.load(folder / "graph.npz") as graph:
-        a_epoch = max(1, round(len(graph["contexts"]) / config.block_pairs))
-    return [(epoch, block) for epoch in range(config.epochs) for block in range(a_epoch)]
+    return [(epoch, block) for epoch in range(config.epochs) for block in range(blocks_an_epoch(folder))]
 
 
 def lineage(ledger: str, last: str) -> Counter:
@@ -132,12 +130,12 @@ def _events(ledger: Path, life: int) -> Iterator[list[str] | None]:
 
 def _wait_for(process: Child, folder: Path, life: int, blocks: float, aim: str, generator: np.random.Generator) -> bool:
     """Wait until `process` has trained up to that place and is at what the kill is aimed at; False where it ended first."""
-    trained, events = None, _events(folder / "ledger.txt", life)
+    trained, events, an_epoch = None, _events(folder / "ledger.txt", life), blocks_an_epoch(folder)
     started = "start" if aim == "start" else "block"
     while trained is None or trained < blocks:
         event = next(events)
         if event and event[0] == started:
-            trained = blocks if aim == "start" else int(event[1]) * _blocks_an_epoch(folder) + int(event[2]) + 1
+            trained = blocks if aim == "start" else int(event[1]) * an_epoch + int(event[2]) + 1
         elif event is None:
             if process.ended():
                 return False
@@ -148,10 +146,6 @@ def _wait_for(process: Child, folder: Path, life: int, blocks: float, aim: str, 
             return False
     time.sleep(generator.uniform(0, 0.003 if aim == "checkpoint" else 0.04))
     return not process.ended()
-
-
-def _blocks_an_epoch(folder: Path) -> int:
-    return len(all_blocks(folder)) // settings(folder).epochs
 
 
 def _hit(folder: Path) -> str:

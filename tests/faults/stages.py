@@ -20,7 +20,7 @@ from helpers.training.loop import train
 from tests.faults.nursery import Child, Start
 from tests.planted import planted
 
-PAPERS = 6000
+PAPERS = 3000
 
 
 def settings(folder: Path) -> Config:

@@ -38,7 +38,7 @@ def settings(folder: Path, threads: int = 1, **changes) -> Config:
 def write_graph(folder: Path, N: int = PAPERS) -> None:
     """Write folder/graph.npz: the training pairs and the held-out citations of a planted graph of N papers."""
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = planted(N, heldout=N // 2, validation=0)
+    pairs = planted(N, heldout=N, validation=0)
     np.savez(folder / "graph.npz", indptr=pairs.indptr, contexts=pairs.contexts, heldout=pairs.heldout, noise=pairs.noise)
 
 
@@ -47,6 +47,11 @@ def read_graph(folder: Path) -> SimpleNamespace:
     with np.load(folder / "graph.npz") as arrays:
         pairs = SimpleNamespace(**arrays)
     return SimpleNamespace(**vars(pairs), papers=len(pairs.indptr) - 1, fingerprint={"graph.npz": sha256(folder / "graph.npz")})
+
+
+def blocks_an_epoch(folder: Path) -> int:
+    """How many blocks an epoch of that graph has."""
+    return max(1, round(len(read_graph(folder).contexts) / settings(folder).block_pairs))
 
 
 def keep_slowly(elsewhere: Path):
@@ -104,13 +109,15 @@ def keep_a_ledger(path: Path, life: int) -> None:
     checkpoint.write_rows, checkpoint.write_manifest = noted_rows, noted_manifest
 
 
-def break_resuming(how: str) -> None:
-    """Make the trainer go on at a wrong block, or without verifying."""
+def break_resuming(how: str, blocks: int) -> None:
+    """Make the trainer go on at a wrong block, or without verifying; blocks: an epoch."""
     find = loop.newest_checkpoint
 
     def wrong_place(*arguments, **named):
-        found = find(*arguments, **named)
-        return found and dataclasses.replace(found, block=max(found.block + {"skip": 1, "double": -1}[how], 0))
+        if (found := find(*arguments, **named)) is None:
+            return None
+        epoch, block = divmod(found.epoch * blocks + found.block + (1 if how == "skip" else -1), blocks)
+        return dataclasses.replace(found, epoch=epoch, block=block)
 
     if how == "unverified":
         files.sha256 = lambda path: checkpoint.read_manifest(path.parent, "")["files"][path.name]["sha256"]
@@ -123,7 +130,7 @@ def main(folder: str, life: str, threads: str, wrong: str = "") -> None:
     place = Path(folder)
     keep_a_ledger(place / "ledger.txt", int(life))
     if wrong:
-        break_resuming(wrong)
+        break_resuming(wrong, blocks_an_epoch(place))
     loop.train(settings(place, int(threads)), read_graph(place), keep=keep_slowly(place / "drive"), elsewhere=place / "drive")
     with open(place / "ledger.txt", "a") as ledger:
         ledger.write(f"{life} end\n")
