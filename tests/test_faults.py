@@ -55,11 +55,11 @@ def test_the_lineage_is_counted_from_the_ledger_alone():
 def test_no_damaged_checkpoint_is_ever_loaded(unbroken, graph, monkeypatch):
     assert damage_newest(unbroken.folder, graph, flips=5) == (len(DAMAGES) + 5, 0)
     monkeypatch.setattr("helpers.rows.files.sha256", lambda path: read_manifest(path.parent, "")["files"][path.name]["sha256"])  # no check
-    assert damage_newest(unbroken.folder, graph)[1] == 3
+    assert damage_newest(unbroken.folder, graph, ("flipped byte", "empty shard")) == (2, 1)
 
 
-def test_a_training_on_a_full_disk(tmp_path):
-    found = full_disk.on_a_small_disk(tmp_path, levels=3)
+def test_a_training_on_a_full_disk(start, tmp_path):
+    found = full_disk.on_a_small_disk(start, tmp_path / "full", levels=3)
     if found is None:
         pytest.skip("this system gives a test no small disk of its own (unshare, tmpfs)")
     assert found == {"levels": 3, "losses": 0}

@@ -17,7 +17,7 @@ def run(quick: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=".") as folder, nursery() as start:  # here, not in /tmp, which may be memory
         place = Path(folder).resolve()
         write_graph(place)
-        figures = of_kills(start, place, quick) | of_a_full_disk(place, 3 if quick else 30)
+        figures = of_kills(start, place, quick) | of_a_full_disk(start, place, 3 if quick else 30)
         figures["checkpoint_overhead_fraction"] = checkpoint_overhead(place / "cost", ROWS // 50 if quick else ROWS)
         killed, differing = kill_stages(start, place / "stages", 1 if quick else 10)
         return figures | {"stages_killed": killed, "stages_differing": differing}
@@ -47,10 +47,9 @@ def of_kills(start, place: Path, quick: bool) -> dict[str, float]:
     }
 
 
-def of_a_full_disk(place: Path, levels: int) -> dict[str, float]:
+def of_a_full_disk(start, place: Path, levels: int) -> dict[str, float]:
     """disk_full_levels and disk_full_losses; nothing where this system gives no small disk."""
-    (place / "disk").mkdir()
-    found = on_a_small_disk(place / "disk", levels)
+    found = on_a_small_disk(start, place / "full", levels)
     if found is None:
         print("This system gives a process no small disk of its own (unshare, tmpfs): no figures of a full disk.")
         return {}

@@ -14,8 +14,8 @@ from tests.faults.trainee import read_graph, settings
 from tests.test_training import DAMAGES, damage
 
 
-def damage_newest(run: Path, graph: Path, flips: int = 0, seed: int = 0) -> tuple[int, int]:
-    """(tried, loaded) of damages to a copy of run's newest checkpoint: DAMAGES, and a random byte of a random file flipped so often.
+def damage_newest(run: Path, graph: Path, ways: tuple[str, ...] = DAMAGES, flips: int = 0, seed: int = 0) -> tuple[int, int]:
+    """(tried, loaded) of damages to a copy of run's newest checkpoint: ways of DAMAGES, and a random byte flipped so often.
 
     loaded counts every time that not the checkpoint before was loaded instead, or the reason was not told. run: a folder of
     tests.faults.kills.run; graph: that of its graph.npz.
@@ -25,7 +25,7 @@ def damage_newest(run: Path, graph: Path, flips: int = 0, seed: int = 0) -> tupl
         other = train(settings(place / "other", epochs=1, learning_rate=0.02), pairs).path
     older, newest = (path.name for path in sorted((run / "run" / "checkpoints").glob("[0-9]*")))
     files, generator = sorted(path.name for path in (run / "run" / "checkpoints" / newest).iterdir()), np.random.default_rng(seed)
-    ways, loaded = [*DAMAGES, *(f"a byte of {files[i % len(files)]}" for i in range(flips))], 0
+    ways, loaded = [*ways, *(f"a byte of {files[i % len(files)]}" for i in range(flips))], 0
     for way in ways:
         checkpoints = place / "run" / "checkpoints"
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""A disk that fills at some point of a training: `python -m tests.faults.full_disk DISK LEVELS` inside `on_a_small_disk`.
+"""A disk that fills at some point of a training.
 
 Each level starts from the same half-trained run, with so many bytes free that a save fails at some place; some levels have room, but
-fsync says that there is none. Then space is freed and the run goes on. The last line printed is {"levels": ..., "losses": ...}.
+fsync says that there is none. Then space is freed and the run goes on.
 """
 
 import contextlib
@@ -11,38 +11,36 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from helpers.artefacts import MANIFEST, sha256
-from helpers.config import ROOT
 from helpers.errors import ArtefactError
 from helpers.rows import files
 from helpers.training import checkpoint
 from helpers.training.checkpoint import newest_checkpoint
 from helpers.training.loop import train
-from tests.faults.nursery import ONE_THREAD
+from tests.faults.nursery import OWN_MOUNTS, Start
 from tests.faults.trainee import read_graph, settings, write_graph
 
 PAPERS, EPOCHS, BLOCK_PAIRS, MEGABYTES = 2000, 2, 3000, 24
 SENTENCE = "was not written: the disk is full; free space or choose another --out."
-MOUNT = f'mount -t tmpfs -o size={MEGABYTES}m tmpfs "$0" && exec "$@"'
+NO_DISK = "no small disk here"
 PAGE = 4096
 
 
-def on_a_small_disk(folder: Path, levels: int) -> dict[str, int] | None:
+def on_a_small_disk(start: Start, folder: Path, levels: int) -> dict[str, int] | None:
     """The figures of a process with a small disk of its own on `folder`; None where this system gives none (unshare, tmpfs)."""
-    command = ["unshare", "-rm", "sh", "-c", MOUNT, folder]
-    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+    (folder / "disk").mkdir(parents=True)
+    process = start("full_disk", folder / "disk", levels, printed=folder / "printed.txt")
+    status, printed = process.wait(), (folder / "printed.txt").read_text()
+    if NO_DISK in printed:
         return None
-    command += [sys.executable, "-m", "tests.faults.full_disk", folder, str(levels)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout, end="")
-    return json.loads(done.stdout.splitlines()[-1])
+    assert status == 0, printed
+    print(printed, end="", flush=True)
+    return json.loads(printed.splitlines()[-1])
 
 
 class _Stop(Exception):
@@ -100,7 +98,16 @@ def levels_of(saved: Path, count: int) -> list[int]:
     return [*np.linspace(0, PAGE * (rows - 1), count - len(in_manifest)).astype(int).tolist(), *in_manifest]
 
 
-def main(place: Path, count: int) -> dict[str, int]:
+def main(folder: str, levels: str) -> None:
+    """Try so many levels on a new disk on `folder`; the last line printed is {"levels": ..., "losses": ...}."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", folder]
+    if not os.environ.get(OWN_MOUNTS) or subprocess.run(mount, capture_output=True, check=False).returncode:
+        print(NO_DISK)
+    else:
+        print(json.dumps(try_levels(Path(folder), int(levels))))
+
+
+def try_levels(place: Path, count: int) -> dict[str, int]:
     """Try them all; a loss is anything but: one sentence, the checkpoint before still loads, and then the unbroken run's tables."""
     files.SHARD_BYTES = 1 << 15  # several shards a table
     disk, graph, losses, levels, places = _Disk(place), place / "graph", 0, 0, Counter()
@@ -160,7 +167,3 @@ def main(place: Path, count: int) -> dict[str, int]:
         losses += bool(wrong)
     print("full while writing", dict(places), f"(the rest at log.csv, in fsync, or a file's name); {levels} levels")
     return {"levels": levels, "losses": losses}
-
-
-if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from helpers.config import ROOT
 
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # on tiny tables they only wait for each other
+OWN_MOUNTS = "NURSERY_HAS_OWN_MOUNTS"  # an environment variable: what is mounted in there is seen nowhere else
 WARM = 300  # papers that the nursery trains on before it forks
 
 
@@ -56,10 +58,11 @@ Start = Callable[..., Child]
 @contextlib.contextmanager
 def nursery() -> Iterator[Start]:
     """A function start(module of this package, its main's arguments, printed=file that gets its output) -> Child."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.nursery"],
-        cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    command, own_mounts = [sys.executable, "-m", "tests.faults.nursery"], ["unshare", "-rm"]  # so that a child can have a small disk
+    has = bool(shutil.which("unshare")) and not subprocess.run([*own_mounts, "true"], capture_output=True, check=False).returncode
+    environment = {**os.environ, **ONE_THREAD, OWN_MOUNTS: "yes" if has else ""}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([*own_mounts, *command] if has else command, cwd=ROOT, env=environment, **pipes) as process:
         yield lambda module, *arguments, printed: Child(
             process, {"module": module, "arguments": list(map(str, arguments)), "printed": str(printed)}
         )
@@ -93,9 +96,9 @@ def _live(call: dict) -> None:
 
 
 def _warm_up() -> None:
-    from tests.faults import stages, trainee
+    from tests.faults import full_disk, stages, trainee
 
-    assert stages
+    assert full_disk and stages
     with tempfile.TemporaryDirectory() as folder:
         trainee.write_graph(Path(folder), WARM)
         trainee.loop.train(trainee.settings(Path(folder), epochs=1), trainee.read_graph(Path(folder)))
