@@ -43,6 +43,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with sentences_for_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _delete_stale(path)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
         try:
             yield folder
@@ -68,6 +69,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with sentences_for_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _delete_stale(path)
         temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
         try:
             yield temporary
@@ -76,6 +78,13 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
             _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _delete_stale(path: Path) -> None:
+    """Delete what a process that was killed left of `path` under its temporary names."""
+    for stale in path.parent.iterdir():
+        if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -19,7 +19,7 @@ from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
 from helpers.corpus.ids import Ids, number_papers
 from helpers.corpus.records import KEPT
-from helpers.corpus.shards import read_shards
+from helpers.corpus.shards import discard, read_shards
 from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
@@ -51,6 +51,7 @@ def build_corpus(config: Config) -> dict:
     counts = combine(config, shards, report, sources)
     papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
     print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
+    discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
 

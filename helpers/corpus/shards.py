@@ -17,6 +17,7 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -65,8 +66,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
     shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
     if folder.exists():
-        for stale in set(folder.iterdir()) - {*shards, folder / DOWNLOADS}:
-            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
+        discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
     for later in (False, True):
@@ -78,6 +78,16 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
+
+
+def discard(shards: Iterable[Path]) -> None:
+    """Delete shards, first of each what says that it is finished: half deleted by a process that is killed, it must not look whole."""
+    for shard in shards:
+        if shard.is_dir():
+            (shard / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(shard, ignore_errors=True)
+        else:
+            shard.unlink()
 
 
 def _tell_strangers(files: list, readers: list) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.artefacts import new_file
+from helpers.artefacts import new_file, sentences_for_disk_errors
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, TrainingError
 from helpers.pairs import noise
@@ -27,6 +27,7 @@ from helpers.training.extend import extended_tables, pairs_with_new
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
+EVENTS_ROOM = 1 << 20  # bytes
 ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
 
 Evaluate = Callable[[np.ndarray, np.ndarray], float | None]
@@ -172,19 +173,33 @@ def write_log(config: Config, log: list[dict]) -> None:
 
 
 class _Events:
-    """TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)."""
+    """TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime).
+
+    On a disk that is nearly full it gives up: its thread would end in a traceback, and the next event would end the training.
+    """
 
     def __init__(self, config: Config, log: list[dict]):
+        self._folder, self._writer = config.folder("tensorboard"), None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             print("TensorBoard is not installed: the curves are in log.csv alone.")
-            self._writer = None
             return
-        # events after the checkpoint, left by a run that was cut off, are void
-        self._writer = SummaryWriter(config.folder("tensorboard"), purge_step=log[-1]["pairs"] + 1)
+        with sentences_for_disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        if self._has_room():
+            # events after the checkpoint, left by a run that was cut off, are void
+            self._writer = SummaryWriter(self._folder, purge_step=log[-1]["pairs"] + 1)
+
+    def _has_room(self) -> bool:
+        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+            return True
+        print("The disk is nearly full: from here on the curves are in log.csv alone.", flush=True)
+        return False
 
     def add(self, row: dict) -> None:
+        if self._writer and not self._has_room():
+            self.close()
         for name in ("loss", "mrr", "pairs_per_s", "learning_rate"):
             if self._writer and row[name] != "":
                 self._writer.add_scalar(name, row[name], row["pairs"])
@@ -192,3 +207,4 @@ class _Events:
     def close(self) -> None:
         if self._writer:
             self._writer.close()
+            self._writer = None
