@@ -52,10 +52,10 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2) -> int:
     return 2 * N * (value_bytes * D + 4)
 
 
-def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_disk: bool = False) -> dict:
+def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_disk: bool = False, there: int = 0) -> dict:
     """What notebook 03 needs for N papers x D: two tables (in memory, or files), their sums, columns to smooth; three checkpoints on disk.
 
-    value_bytes: 2 for rows of bfloat16, 4 for float32.
+    value_bytes: 2 for rows of bfloat16, 4 for float32; there: bytes of checkpoints that are on the disk already.
     """
 
     def ram(D: int) -> int:
@@ -67,7 +67,7 @@ def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_
     if fits and not on_disk:
         advice += "; so does SETTINGS = {'tables_on_disk': True}, which is slower"
     files = (3 + on_disk) * checkpoint_bytes(N, D, value_bytes)
-    return {"ram": ram(D), "disk": files, "seconds": seconds, "advice": advice}
+    return {"ram": ram(D), "disk": max(files - there, files // 3), "seconds": seconds, "advice": advice}
 
 
 def looking_needs(N: int, D: int) -> dict:

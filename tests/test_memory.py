@@ -60,3 +60,8 @@ def test_every_stage_needs_more_for_more(tmp_path):
         (looking_needs(1000, 8), looking_needs(2000, 8)),
     ):
         assert all(less[name] < more[name] for name in ("ram", "disk", "seconds"))
+
+
+def test_checkpoints_that_are_there_already_need_no_more_room():
+    new, resumed = (memory.training_needs(1000, 64, there=there)["disk"] for there in (0, 2 * memory.checkpoint_bytes(1000, 64)))
+    assert new == 3 * memory.checkpoint_bytes(1000, 64) and resumed == memory.checkpoint_bytes(1000, 64)
