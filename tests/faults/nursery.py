@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from helpers.config import ROOT
 
@@ -99,6 +102,8 @@ def _warm_up() -> None:
     from tests.faults import full_disk, stages, trainee
 
     assert full_disk and stages
+    tqdm.monitor_interval = 0  # no thread
+    tqdm.set_lock(threading.RLock())  # its own is shared with the children: one that is killed while it holds it would stop all others
     with tempfile.TemporaryDirectory() as folder:
         trainee.write_graph(Path(folder), WARM)
         trainee.loop.train(trainee.settings(Path(folder), epochs=1), trainee.read_graph(Path(folder)))
@@ -110,3 +115,4 @@ if __name__ == "__main__":
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         _warm_up()
     _serve(answers)
+    os._exit(0)
