@@ -301,7 +301,8 @@ def test_a_new_machine_goes_on_from_drive(run, tmp_path, capsys):
     assert max(place.iterdir()).name == resumed.path.name, "the last one is always kept"
 
     shutil.rmtree(c.folder("checkpoints"))
-    damage(max(place.iterdir()), "truncated shard", place)
+    (place / "000000099").mkdir()  # a copy that was cut off
+    damage(sorted(place.iterdir())[-2], "truncated shard", place)
     older = min(place.iterdir())
     found = newest_checkpoint(c, pairs.fingerprint, elsewhere=place)
     assert found.path == c.folder("checkpoints") / older.name and "is passed over" in capsys.readouterr().out

@@ -38,12 +38,12 @@ def build_corpus(config: Config) -> dict:
         raise DumpError(
             f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
         )
+    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     sources = _sources(config)
     if finished := _finished(config, sources):
         print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
         return finished
-    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
-        shutil.rmtree(stale, ignore_errors=True)
     start = time.perf_counter()
     shards, report = read_shards(config)
     read = time.perf_counter()

@@ -190,7 +190,8 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     where checkpoints are there but not one of them is whole.
     """
     damaged, another = 0, None
-    for path in sorted([*_folders(config.folder("checkpoints")), *_folders(elsewhere)], key=lambda path: path.name, reverse=True):
+    copies = [path for path in _folders(elsewhere) if (path / MANIFEST).exists()]  # without one, a copy was cut off
+    for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):
         try:
             manifest = read_manifest(path, NOTEBOOK, verify=not to_train)
             if refusal := _of_another_run(config, fingerprint, manifest, path, to_train):
