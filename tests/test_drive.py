@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -327,6 +328,32 @@ def test_a_drive_that_drops_is_mounted_again_and_the_copy_catches_up(colab, tmp_
     told = capsys.readouterr().out
     assert told.count("Drive is not connected any more") == 1 and "Training is not touched; trying again." in told
     assert "Checkpoint 000000003 is kept after all." in told
+
+
+@pytest.mark.parametrize(
+    "fault, sentence", [("short", "did not come back as it was written"), ("quota", "there is no space left; empty Drive's Trash")]
+)
+def test_a_drive_that_is_slow_and_short_or_full_is_told_and_the_copy_catches_up(tmp_path, monkeypatch, capsys, fault, sentence):
+    keep_checkpoint, place = drive.checkpoints_on_drive(str(tmp_path / "drive"), "cs", 2, 10_000)
+    original, copied = drive._copy_file, []
+
+    def spoil(source, copy, on_bytes):
+        original(source, copy, on_bytes)
+        copied.append(copy.name)
+        time.sleep(0.1)
+        if len(copied) == 1 and fault == "short":
+            os.truncate(copy, 10)
+        if len(copied) == 1 and fault == "quota":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(drive, "_copy_file", spoil)
+    copies = Copies(keep_checkpoint)
+    copies.put(one := checkpoint(tmp_path / "local", 3))
+    assert not copied or "manifest.json" not in copied, "nobody waits for it"
+    copies.finish()
+    assert read_manifest(place / one.name, "", verify=True) == read_manifest(one, "")
+    told = capsys.readouterr().out
+    assert told.count(sentence) == 1 and "Training is not touched; trying again." in told and "is kept after all" in told
 
 
 def test_copies_take_the_newest_alone_and_give_up_at_the_end(tmp_path, monkeypatch, capsys):
