@@ -66,8 +66,8 @@ def readings(target: np.ndarray, context: np.ndarray) -> Scores:
         backward = np.matmul(of_targets, context[queries][:, :, None])[:, :, 0]
         lengths = np.sqrt(np.einsum("nmd,nmd->nm", of_targets, of_targets)) * np.linalg.norm(target[queries], axis=1)[:, None]
         cosine = np.matmul(of_targets, target[queries][:, :, None])[:, :, 0] / np.maximum(lengths, 1e-12)
-        both = {"target.context + context.target": forward + backward}
-        return {"target.context": forward, "context.target": backward, **both, "target-target cosine": cosine}
+        names = ("target.context", "context.target", "target.context + context.target", "target-target cosine")
+        return dict(zip(names, (forward, backward, forward + backward, cosine), strict=True))
 
     return scores
 
