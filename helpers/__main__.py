@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import csv
-import json
+import io
 import logging
 import os
 import shutil
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
+from helpers.artefacts import new_file, read_json, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
@@ -39,43 +39,27 @@ def parser() -> argparse.ArgumentParser:
     repository.add_argument("address", metavar="URL", help="https://github.com/OWNER/NAME")
     repository.add_argument("--tag", default=TAG, help=f"the tag that notebooks clone (default: {TAG})")
     run = commands.add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
-    run.add_argument("--preset", required=True, help=", ".join(PRESETS))
-    run.add_argument(
-        "--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, all read into one corpus"
-    )
-    run.add_argument("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
-    run.add_argument("--field", help="keep papers with this field of study")
-    run.add_argument("--first-year", type=int, metavar="YEAR", help="keep papers of this year or later")
-    run.add_argument("--last-year", type=int, metavar="YEAR", help="keep papers of this year or earlier")
-    run.add_argument("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
-    run.add_argument(
-        "--drop-unrecorded",
-        dest="keep_unrecorded",
-        action="store_const",
-        const=False,
-        help="drop cited works that have no record of their own",
-    )
-    run.add_argument("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
-    run.add_argument("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
-    run.add_argument("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
-    run.add_argument("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
-    run.add_argument(
-        "--tables-on-disk", action="store_const", const=True, help="train in memory-mapped files: slower, for tables larger than the RAM"
-    )
-    run.add_argument("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
-    run.add_argument("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
-    run.add_argument("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
-    run.add_argument("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
-    run.add_argument(
-        "--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too: a folder, on Colab below My Drive"
-    )
-    run.add_argument(
-        "--reach",
-        type=int,
-        metavar="K",
-        help="smooth the exported target vectors K steps: 0 (default) finds references, 16 to 32 map topics",
-    )
-    run.add_argument("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
+    add = run.add_argument  # a setting that is not given is None: the preset's value stays
+    add("--preset", required=True, help=", ".join(PRESETS))
+    add("--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, read into one corpus")
+    add("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
+    add("--field", help="keep papers with this field of study")
+    add("--first-year", type=int, metavar="YEAR", help="keep papers of this year or later")
+    add("--last-year", type=int, metavar="YEAR", help="keep papers of this year or earlier")
+    add("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
+    add("--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop cited works without a record")
+    add("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
+    add("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
+    add("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
+    add("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
+    add("--tables-on-disk", action="store_true", default=None, help="train in files: slower, for tables larger than the RAM")
+    add("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
+    add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
+    add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
+    add("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
+    add("--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too (on Colab: below My Drive)")
+    add("--reach", type=int, metavar="K", help="smooth the target vectors K steps: 0 (default) finds references, 16 to 32 map topics")
+    add("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
     return top
 
 
@@ -102,10 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "Stopped. Run the same command again: what is finished stays, and training goes on from the last whole checkpoint.",
-            file=sys.stderr,
-        )
+        what_stays = "what is finished stays, and training goes on from the last whole checkpoint"
+        print(f"Stopped. Run the same command again: {what_stays}.", file=sys.stderr)
         return 130
 
 
@@ -150,14 +132,12 @@ def run(config: Config, parameters: dict) -> int:
             executed = Path(folder) / notebook.name
             try:
                 with _kernel_kept_quiet():
-                    papermill.execute_notebook(
-                        str(notebook), str(executed), own, progress_bar=False, stdout_file=_LastLine(line), cwd=str(notebook.parent)
-                    )
+                    shown = {"progress_bar": False, "stdout_file": _LastLine(line)}
+                    papermill.execute_notebook(str(notebook), str(executed), own, cwd=str(notebook.parent), **shown)
             except DeadKernelError:
-                raise TrainingError(
-                    f"The process that ran {notebook.stem} was killed, most likely for want of memory: take fewer --dimensions, or run "
-                    "the same command again to go on from the last checkpoint."
-                ) from None
+                advice = "take fewer --dimensions, or run the same command again to go on from the last checkpoint"
+                killed = f"The process that ran {notebook.stem} was killed, most likely for want of memory"
+                raise TrainingError(f"{killed}: {advice}.") from None
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                     raise UserError(error.evalue) from None
@@ -179,17 +159,15 @@ def _kernel_kept_quiet():
     A notebook's own errors come back as messages; these lines would only stand beside the sentence that tells them.
     """
     sys.stderr.flush()
-    ours, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(ours, 2)
-        os.close(ours)
-        os.close(nowhere)
+    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(ours.fileno(), 2)
 
 
-class _LastLine:
+class _LastLine(io.TextIOBase):
     """A file that shows the last line written to it (a notebook's progress) in a terminal, and nothing elsewhere."""
 
     def __init__(self, prefix: str):
@@ -201,28 +179,24 @@ class _LastLine:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K{self.prefix}: {lines[-1]}"[: width + 4], end="\r", flush=True)
 
-    def flush(self) -> None:
-        pass
-
 
 def _outcome(stem: str, config: Config) -> str:
     """What a notebook made, in a few words, read from its artefacts."""
     out = Path(config.out)
     if stem == "01_preprocess":
-        report = json.loads((out / "corpus" / "report.json").read_text())
+        report = read_json(out / "corpus" / "report.json", stem)
         return f"{report['papers']['kept']:,} papers, {report['citations']['kept']:,} citations"
     if stem == "02_build_pairs":
-        manifest = json.loads((out / "pairs" / "manifest.json").read_text())
+        manifest = read_json(out / "pairs" / "manifest.json", stem)
         return f"{manifest['pairs']:,} training pairs, {manifest['heldout']:,} citations held out"
     if stem == "03_train_embeddings":
-        with open(out / "log.csv", newline="") as file:
-            last = list(csv.DictReader(file))[-1]
+        last = list(csv.DictReader((out / "log.csv").read_text().splitlines()))[-1]
         if last["epoch"] == "0":
             return "0 epochs: the warm start alone"
         loss = f"loss {float(last['loss']):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
         return f"{last['epoch']} epochs, {loss} after {int(last['pairs']):,} pairs"
     if stem == "04_evaluate_neighbors":
-        metrics = json.loads((out / "metrics.json").read_text())
+        metrics = read_json(out / "metrics.json", stem)
         if "mrr" not in metrics:
             return "nothing was held out; vectors in embeddings/"
         scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())

@@ -17,6 +17,9 @@ from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
+REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "this place is read-only or yours only to read;")
+REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed;")
+REFUSALS[errno.ENOSPC] = "the disk is full; free space or"
 
 
 @contextlib.contextmanager
@@ -25,13 +28,10 @@ def sentences_for_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC or "requested and" in str(error):  # numpy's short write has no number
-            raise ArtefactError(f"{path} was not written: the disk is full; free space or choose another --out.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ArtefactError(f"{path} was not written: this place is read-only or yours only to read; choose another --out.") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise ArtefactError(f"{path} was not written: a file stands where a folder is needed; choose another --out.") from error
-        raise ArtefactError(f"{path} was not written ({error.strerror or error}); choose another --out.") from error
+        why = REFUSALS.get(error.errno, f"{error.strerror or error};")
+        if "requested and" in str(error):  # numpy's short write has no number
+            why = REFUSALS[errno.ENOSPC]
+        raise ArtefactError(f"{path} was not written: {why} choose another --out.") from error
 
 
 @contextlib.contextmanager
@@ -42,8 +42,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     with sentences_for_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _delete_stale(path)
+        _clear_the_way(path)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
         try:
             yield folder
@@ -68,8 +67,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     with sentences_for_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _delete_stale(path)
+        _clear_the_way(path)
         temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
         try:
             yield temporary
@@ -80,8 +78,9 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _delete_stale(path: Path) -> None:
-    """Delete what a process that was killed left of `path` under its temporary names."""
+def _clear_the_way(path: Path) -> None:
+    """Make the folder of `path`, and delete what a process that was killed left of `path` there under its temporary names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.iterdir():
         if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
             shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
@@ -111,9 +110,8 @@ def sha256(path: str | os.PathLike) -> str:
 
 def write_manifest(folder: Path, **facts) -> None:
     """Write `manifest.json` into `folder`: the given facts, the code's version, and size and sha256 of every file; call it last."""
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir()) if file.name != MANIFEST
-    }
+    there = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in there}
     manifest = {**facts, "code_version": __version__, "files": files}
     text = json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1, ensure_ascii=False)
     (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
@@ -140,22 +138,28 @@ def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False)
     return manifest
 
 
-def finished(folder: Path, facts: dict) -> bool:
-    """Whether a folder is there, whole, and made with these facts by this version of the code."""
+def finished(folder: Path, facts: dict | None = None, verify: bool = True) -> bool:
+    """Whether a folder is there, whole (`verify` as above) and, where facts are given, made with them by this version of the code."""
     with contextlib.suppress(ArtefactError):
-        manifest = read_manifest(folder, "", verify=True)
-        return {**facts, "code_version": __version__}.items() <= manifest.items()
+        expected = {} if facts is None else {**facts, "code_version": __version__}
+        return expected.items() <= read_manifest(folder, "", verify).items()
     return False
 
 
-def read_json(path: Path, made_by: str) -> dict:
-    """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+@contextlib.contextmanager
+def _sentences_for_reading(path: Path, made_by: str) -> Iterator[None]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
     except ValueError:
         raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
+
+
+def read_json(path: Path, made_by: str) -> dict:
+    """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    with _sentences_for_reading(path, made_by):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
@@ -164,8 +168,7 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
     Called before a stage overwrites what those checkpoints belong to.
     """
     out = Path(config.out)
-    checkpoints = sorted(out.glob(f"checkpoints/*/{MANIFEST}"))
-    if not checkpoints:
+    if not (checkpoints := sorted(out.glob(f"checkpoints/*/{MANIFEST}"))):
         return
     differs = []
     for asked, path, names in (
@@ -180,11 +183,8 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
                 if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
                     continue
                 raise
-            differs += [
-                f"{name} {recorded.get(name)} there, {value} here"
-                for name, value in config.part(names).items()
-                if recorded.get(name) != value
-            ]
+            wanted = {name: value for name, value in config.part(names).items() if recorded.get(name) != value}
+            differs += [f"{name} {recorded.get(name)} there, {value} here" for name, value in wanted.items()]
     if differs:
         raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 
@@ -198,18 +198,14 @@ def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def open_npy(path: Path, dtype, length: int) -> Iterator:
-    """A new `.npy` file of one dimension, to be filled by writing its values in order."""
+def open_npy(path: Path, dtype, *shape: int) -> Iterator:
+    """A new `.npy` file of that shape, to be filled by writing its values in order."""
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (length,)})
+        np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         yield file
 
 
 def map_array(path: Path, made_by: str) -> np.ndarray:
     """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    try:
+    with _sentences_for_reading(path, made_by):
         return np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
-    except ValueError:
-        raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None

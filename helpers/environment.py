@@ -46,12 +46,14 @@ def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
 
     Raises ConfigError where one of NEVER_TOUCHED is missing, or pip fails.
     """
-    missing = [line for line in requirements(path) if not installed(line[0]) and line[0] not in NOT_FOR_NOTEBOOKS]
-    for name, _, why in missing:
+    wanted = []
+    for name, bound, why in requirements(path):
+        if installed(name) or name in NOT_FOR_NOTEBOOKS:
+            continue
         if name in NEVER_TOUCHED:
             raise ConfigError(f"{name} is missing ({why}): choose a Colab runtime, or `pip install -r requirements.txt` and start again.")
         print(f"Installing {name}: {why}")
-    wanted = [f"{name}>={bound}" for name, bound, _ in missing]
+        wanted.append(f"{name}>={bound}")
     if wanted:
         done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -62,13 +64,11 @@ def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
 
 def commit() -> str:
     """The checkout's git commit, "unknown" where there is no git or no checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"], capture_output=True, text=True, check=True
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return answer.stdout.strip()
 
 
 def device_name() -> str:
@@ -108,8 +108,7 @@ def checks(folder: Path) -> list[tuple[str, str, str]]:
         rows.append((name, version or "missing", verdict))
     ram, disk = available_ram() / 1e9, shutil.disk_usage(folder).free / 1e9
     rows.append(("RAM", f"{ram:.1f} GB available", "OK" if ram >= 2 else "close other notebooks: the sample needs 1 GB"))
-    gpu = device_name() if installed("torch") else "unknown"
-    rows.append(("GPU", gpu, "OK"))  # nothing needs one
+    rows.append(("GPU", device_name() if installed("torch") else "unknown", "OK"))  # nothing needs one
     rows.append(("disk", f"{disk:.1f} GB free in {folder}", "OK" if disk >= 1 else "free some: a run needs 1 GB at least"))
     return rows
 
@@ -119,17 +118,14 @@ def rewrite_repository(address: str, tag: str) -> list[Path]:
     if not address.startswith("https://github.com/") or len(address.split("/")) != 5:
         raise ConfigError(f"{address} is not of the form https://github.com/OWNER/NAME, which Colab's badges need.")
     old, new = REPOSITORY.removeprefix("https://github.com/"), address.removeprefix("https://github.com/")
-    changes = [  # the forms that the address and the tag take: setup cell and constant, badge, clone command
-        (f'"https://github.com/{old}", "{TAG}"', f'"https://github.com/{new}", "{tag}"'),
-        (f'\\"https://github.com/{old}\\", \\"{TAG}\\"', f'\\"https://github.com/{new}\\", \\"{tag}\\"'),  # in a notebook's JSON
-        (f"github/{old}/blob/{TAG}/", f"github/{new}/blob/{tag}/"),
-        (f"--branch {TAG} https://github.com/{old}", f"--branch {tag} https://github.com/{new}"),
-    ]
+    forms = (  # that the address and the tag take: in the constant, a setup cell (a notebook's JSON), a badge, a clone command
+        '"https://github.com/{}", "{}"', r'\"https://github.com/{}\", \"{}\"', "github/{}/blob/{}/", "--branch {1} https://github.com/{0}"
+    )  # fmt: skip
     changed = []
     for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", Path(__file__)]:
         text = after = path.read_text(encoding="utf-8")
-        for before, replacement in changes:
-            after = after.replace(before, replacement)
+        for form in forms:
+            after = after.replace(form.format(old, TAG), form.format(new, tag))
         if after != text:
             path.write_text(after, encoding="utf-8")
             changed.append(path)

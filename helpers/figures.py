@@ -12,8 +12,7 @@ SIZE = (7.5, 3.6)  # inches
 def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # shown by the cell that returns it, and once only
     return figure, axes
@@ -21,11 +20,8 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
 
 def degree_distribution(degree: np.ndarray) -> Figure:
     """How many papers have at least so many citations, in and out together. degree: int (N,)."""
-    figure, axes = _figure(
-        f"Citations of {len(degree):,} papers: median {int(np.median(degree))}, most {degree.max():,}",
-        "citations of a paper, in and out (log scale)",
-        "papers with at least as many",
-    )
+    title = f"Citations of {len(degree):,} papers: median {int(np.median(degree))}, most {degree.max():,}"
+    figure, axes = _figure(title, "citations of a paper, in and out (log scale)", "papers with at least as many")
     values, counts = np.unique(degree[degree > 0], return_counts=True)
     axes.loglog(values, counts[::-1].cumsum()[::-1], drawstyle="steps-post", color=OURS)
     axes.grid(alpha=0.25)
@@ -59,8 +55,7 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
         figure.suptitle("Training: loss a pair, and MRR on validation citations", x=0.01, ha="left")
         right = axes.twinx()
         right.plot(scores["pairs"] / unit, scores["mrr"], color="#e09f3e", marker="o", markersize=4)
-        right.set_ylabel("validation MRR (orange)")
-        right.set_ylim(0, scores["mrr"].max() * 1.3)
+        right.set(ylabel="validation MRR (orange)", ylim=(0, scores["mrr"].max() * 1.3))
         right.spines["top"].set_visible(False)
     return figure
 
@@ -69,17 +64,12 @@ def ranking_quality(metrics: dict) -> Figure:
     """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
     rows = [(name, scores, OTHERS) for name, scores in metrics["baselines"].items()]
     rows += [(name, scores, OURS if name == metrics["chosen_reading"] else "#8fb8d0") for name, scores in metrics["readings"].items()]
-    figure, axes = _figure(
-        f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)",
-        "mean reciprocal rank",
-        "",
-    )
+    title = f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)"
+    figure, axes = _figure(title, "mean reciprocal rank", "")
     for place, (_, scores, colour) in enumerate(rows):
-        error = [[scores["mrr"] - scores["mrr_low"]], [scores["mrr_high"] - scores["mrr"]]]
-        axes.barh(place, scores["mrr"], color=colour, xerr=error, error_kw={"linewidth": 1})
-        axes.annotate(
-            f"{scores['mrr']:.3f}", (scores["mrr_high"], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        mrr, low, high = scores["mrr"], scores["mrr_low"], scores["mrr_high"]
+        axes.barh(place, mrr, color=colour, xerr=[[mrr - low], [high - mrr]], error_kw={"linewidth": 1})
+        axes.annotate(f"{mrr:.3f}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [name + (" (chosen)" if name == metrics["chosen_reading"] else "") for name, _, _ in rows])
     axes.margins(x=0.12)
     return figure

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.artefacts import MANIFEST, read_manifest, sha256
+from helpers.artefacts import MANIFEST, finished, read_manifest, sha256
 from helpers.corpus.download import drive_refusal
 from helpers.errors import ArtefactError
 from helpers.progress import progress
@@ -63,9 +63,8 @@ def flush_and_unmount() -> None:
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            raise ArtefactError(
-                f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
-            ) from error
+            lost = "the last files may not be there; look at drive.google.com before closing"
+            raise ArtefactError(f"Google Drive could not be flushed ({error}): {lost}.") from error
 
 
 def check_space(place: Path, need: int) -> None:
@@ -73,10 +72,8 @@ def check_space(place: Path, need: int) -> None:
     with _sentences(place):
         free = shutil.disk_usage(place).free
     if need + SPARE_BYTES > free:
-        raise ArtefactError(
-            f"{place} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; choose a smaller form (int8 is the smallest that "
-            "keeps the neighbours), or make room (Drive's Trash counts too)."
-        )
+        advice = "choose a smaller form (int8 is the smallest that keeps the neighbours), or make room (Drive's Trash counts too)"
+        raise ArtefactError(f"{place} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; {advice}.")
 
 
 def keep(source: Path, place: Path, name: str) -> Path:
@@ -94,18 +91,17 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
     """Copy a finished folder: every file is opened again and compared by size and sha256; a folder without the manifest is not whole."""
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
     check_space(copy.parent, _size(source))
-    whole = False
+    hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
     try:
         with _sentences(copy):
             copy.mkdir(parents=True)
-            for file in [*manifest["files"], MANIFEST]:
+            for file, expected in hashes.items():
                 _copy_file(source / file, copy / file, on_bytes)
-                if sha256(copy / file) != (manifest["files"][file]["sha256"] if file != MANIFEST else sha256(source / file)):
+                if sha256(copy / file) != expected:
                     raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
-        whole = True
-    finally:
-        if not whole:
-            _erase(copy)
+    except BaseException:  # also where the cell is stopped
+        _erase(copy)
+        raise
 
 
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
@@ -129,8 +125,8 @@ def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
         with _one_at_a_time, _mounted(place), _sentences(place):
             place.mkdir(parents=True, exist_ok=True)
             there = sorted(path for path in place.iterdir() if path.name.isdecimal())
-            whole = [path for path in there if _is_whole(path)]
-            if whole and whole[-1].name > checkpoint.name and _is_whole(whole[-1], verify=True):
+            whole = [path for path in there if finished(path, verify=False)]
+            if whole and whole[-1].name > checkpoint.name and finished(whole[-1]):
                 raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
             whole = [path for path in whole if path.name <= checkpoint.name]
             if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
@@ -141,12 +137,6 @@ def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
             _copy(checkpoint, place / checkpoint.name)
 
     return keep_checkpoint, place
-
-
-def _is_whole(folder: Path, verify: bool = False) -> bool:
-    with contextlib.suppress(ArtefactError):
-        return bool(read_manifest(folder, "", verify=verify))
-    return False
 
 
 @contextlib.contextmanager
@@ -188,8 +178,7 @@ def open_finished(place: str, downloads: Path) -> Path:
 
 
 def _download(link: str, downloads: Path) -> Path:
-    found = DRIVE_LINK.search(link)
-    if not found:
+    if not (found := DRIVE_LINK.search(link)):
         raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
     import gdown  # here: only a shared link needs it
 
@@ -211,8 +200,7 @@ def _size(folder: Path) -> int:
 def _copy_file(source: Path, copy: Path, on_bytes) -> None:
     with open(source, "rb") as reader, open(copy, "xb") as writer:
         while part := reader.read(COPY_BYTES):
-            writer.write(part)
-            on_bytes(len(part))
+            on_bytes(writer.write(part))
         writer.flush()
         os.fsync(writer.fileno())
 

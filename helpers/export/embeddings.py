@@ -15,7 +15,7 @@ from helpers.corpus.build import open_corpus
 from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
-from helpers.export.formats import Dequantised, as_float16, chunks, write_npy
+from helpers.export.formats import FORMS, ReadThrough, dequantised
 from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
@@ -33,8 +33,7 @@ def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context
     papers: a table of N lines with COLUMNS; target, context: float (N, D). Raises ArtefactError where a value does not fit float16.
     """
     with new_folder(folder) as new:
-        for name, table in (("target", target), ("context", context)):
-            write_npy(new / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))
+        FORMS["npy_float16"].write(new, {"target": target, "context": context}, papers)
         pa.parquet.write_table(with_rows(papers), new / "papers.parquet")
         write_manifest(new, form="npy_float16", dtype="float16", shape=list(target.shape), **facts)
 
@@ -51,13 +50,11 @@ def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dic
     form = manifest.get("form")
     if form not in ("npy_float16", "npy_float32", "int8"):
         raise ArtefactError(f"{folder} holds the form {form!r}; open the folder of form npy_float16, npy_float32 or int8 instead.")
+    ending = "_int8.npy" if form == "int8" else ".npy"
+    tables = [map_array(folder / f"{name}{ending}", NOTEBOOK) for name in ("target", "context")]
     if form == "int8":
-        tables = [
-            Dequantised(map_array(folder / f"{name}_int8.npy", NOTEBOOK), np.load(folder / f"{name}_scales.npy"))
-            for name in ("target", "context")
-        ]
-    else:
-        tables = [map_array(folder / f"{name}.npy", NOTEBOOK) for name in ("target", "context")]
+        scales = [map_array(folder / f"{name}_scales.npy", NOTEBOOK) for name in ("target", "context")]
+        tables = [ReadThrough(dequantised, *parts) for parts in zip(tables, scales, strict=True)]
     papers = pa.parquet.read_table(folder / "papers.parquet")
     if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
         raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
@@ -92,8 +89,7 @@ class Answer:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"target_reach_{reach}.npy"
         smoothed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=self.target.shape)
-        blocks = smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach)
-        total = len(column_blocks(*self.target.shape))
+        blocks, total = smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach), len(column_blocks(*self.target.shape))
         for columns, values in progress(blocks, title=f"Reach {reach}", unit=" blocks", total=total):
             smoothed[:, columns] = values
         path.unlink()  # the mapping keeps its pages until it is let go
@@ -127,14 +123,8 @@ def open_answer(config: Config, place: str = "") -> Answer:
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
     settings["extends"] = Path(settings.get("extends", "")).name
-    facts = {
-        "config": settings,
-        "epochs": trained.epoch,
-        "commit": commit(),
-        "checkpoint": checkpoint_hash(trained),
-        "reach": 0,
-        "metrics_are_of": "reach 0",
-    }
+    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": checkpoint_hash(trained)}
+    facts |= {"reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from helpers.artefacts import open_npy
 from helpers.errors import ArtefactError
 from helpers.neighbors.search import answerable
 
@@ -47,40 +48,45 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scales[:, None]
 
 
-class Dequantised:
-    """An int8 table with its scales, read as the float32 rows it stands for: `table[rows]`, `len(table)`, `table.shape`."""
+class ReadThrough:
+    """Tables of N rows, read as what `convert` makes of their rows: `table[rows]`, `len(table)`, `table.shape` (the first one's)."""
 
-    def __init__(self, values: np.ndarray, scales: np.ndarray):
-        self._values, self._scales, self.shape = values, scales, values.shape
+    def __init__(self, convert: Callable, *tables: np.ndarray):
+        self._convert, self._tables, self.shape = convert, tables, tables[0].shape
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self.shape[0]
 
     def __getitem__(self, rows) -> np.ndarray:
-        return dequantised(np.asarray(self._values[rows]), self._scales[rows])
+        return self._convert(*(np.asarray(table[rows]) for table in self._tables))
 
 
 def write_npy(path: Path, shape: tuple[int, ...], dtype, parts: Iterator[np.ndarray]) -> None:
     """A `.npy` file of that shape and dtype from its parts in order: never a second copy of the table in memory."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+    with open_npy(path, dtype, *shape) as file:
         for part in parts:
             file.write(np.ascontiguousarray(part, dtype).data)
 
 
-def write_int8(folder: Path, name: str, table: np.ndarray) -> None:
+def write_float16(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+    """`NAME.npy` float16 (N, D)."""
+    write_npy(folder / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))
+
+
+def write_float32(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+    """`NAME.npy` float32 (N, D)."""
+    write_npy(folder / f"{name}.npy", table.shape, "<f4", chunks(table))
+
+
+def write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
     """`NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)."""
-    scales = np.empty(len(table), np.float32)
-
-    def parts():
-        for place, rows in enumerate(chunks(table)):
+    scales = []
+    with open_npy(folder / f"{name}_int8.npy", np.int8, *table.shape) as file:
+        for rows in chunks(table):
             values, of_rows = quantised(rows)
-            scales[place * CHUNK_ROWS : place * CHUNK_ROWS + len(rows)] = of_rows
-            yield values
-
-    write_npy(folder / f"{name}_int8.npy", table.shape, np.int8, parts())
-    np.save(folder / f"{name}_scales.npy", scales)
+            file.write(values.data)
+            scales.append(of_rows)
+    np.save(folder / f"{name}_scales.npy", np.concatenate(scales))
 
 
 def write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
@@ -88,41 +94,33 @@ def write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) 
     N, D = table.shape
     rows_a_shard = max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS)
     shards = max(1, -(-N // rows_a_shard))
-    schema = pa.schema([
-        ("row", pa.int32()), ("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()),
-        ("vector", pa.list_(pa.float16(), D)),
-    ])  # fmt: skip
+    papers = papers.select(["row", "paper_id", "title", "year"])
+    schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
     for shard in range(shards):
         start, stop = shard * rows_a_shard, min(N, (shard + 1) * rows_a_shard)
         with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{shards:05d}.parquet", schema) as writer:
             for first, rows in zip(range(start, stop, CHUNK_ROWS), chunks(table[start:stop]), strict=True):
-                of_papers = papers.slice(first, len(rows))
                 vectors = pa.FixedSizeListArray.from_arrays(pa.array(as_float16(rows).ravel()), D)
-                columns = [np.arange(first, first + len(rows), dtype=np.int32)]
-                columns += [of_papers[column].combine_chunks() for column in ("paper_id", "title", "year")]
-                writer.write_table(pa.table([*columns, vectors], schema=schema))
+                writer.write_table(papers.slice(first, len(rows)).append_column("vector", vectors))
 
 
-def write_safetensors(path: Path, tables: dict[str, np.ndarray]) -> None:
-    """One safetensors file of float16 tensors: 8 bytes of header length, a JSON header, the raw rows (the library itself would first
-    build the whole file in memory)."""
-    header, offset = {}, 0
+def write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
+    """`embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)."""
+    header, end = {}, 0
     for name, table in tables.items():
-        size = 2 * table.shape[0] * table.shape[1]
-        header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [offset, offset + size]}
-        offset += size
+        first, end = end, end + 2 * table.shape[0] * table.shape[1]
+        header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [first, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with open(folder / "embeddings.safetensors", "wb") as file:
+        file.write((len(text) + -len(text) % 8).to_bytes(8, "little") + text + b" " * (-len(text) % 8))
         for table in tables.values():
             for rows in chunks(table):
                 file.write(as_float16(rows).data)
 
 
-def write_word2vec(path: Path, table: np.ndarray, papers: pa.Table) -> None:
-    """word2vec's binary form: `N D`, then key, space, D float32 a paper; the keys are paper ids, white space in them made `_`."""
-    with open(path, "wb") as file:
+def write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+    """`NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`."""
+    with open(folder / f"{name}.bin", "wb") as file:
         file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
         for place, rows in enumerate(chunks(table)):
             keys = papers["paper_id"].slice(place * CHUNK_ROWS, len(rows)).to_pylist()
@@ -134,11 +132,10 @@ def projector_rows(papers: pa.Table) -> np.ndarray:
     return np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
 
 
-def write_projector(folder: Path, table: np.ndarray, papers: pa.Table) -> None:
-    """`vectors.tsv` and `metadata.tsv` of the PROJECTOR_POINTS most cited papers with a title, for projector.tensorflow.org."""
+def write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
+    """`vectors.tsv` (of targets) and `metadata.tsv` of the PROJECTOR_POINTS most cited titled papers, for projector.tensorflow.org."""
     rows = projector_rows(papers)
-    with open(folder / "vectors.tsv", "w", newline="", encoding="utf-8") as file:
-        np.savetxt(file, np.asarray(table[rows], np.float32), fmt="%.5f", delimiter="\t")
+    np.savetxt(folder / "vectors.tsv", np.asarray(tables["target"][rows], np.float32), fmt="%.5f", delimiter="\t")
     shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()
     with open(folder / "metadata.tsv", "w", newline="", encoding="utf-8") as file:
         file.write("title\tyear\tcitations\tpaper_id\n")  # a header, because there is more than one column
@@ -155,7 +152,7 @@ class Form:
     read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
 
 
-def _each(write_one) -> Callable:
+def _each(write_one: Callable) -> Callable:
     def write(folder, tables, papers):
         for name, table in tables.items():
             write_one(folder, name, table, papers)
@@ -164,35 +161,11 @@ def _each(write_one) -> Callable:
 
 
 FORMS: dict[str, Form] = {
-    "npy_float16": Form(
-        _each(lambda folder, name, table, _: write_npy(folder / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))),
-        lambda N, D: 4 * N * D,
-        as_float16,
-    ),
-    "npy_float32": Form(
-        _each(lambda folder, name, table, _: write_npy(folder / f"{name}.npy", table.shape, "<f4", chunks(table))),
-        lambda N, D: 8 * N * D,
-        lambda rows: rows,
-    ),
-    "int8": Form(
-        _each(lambda folder, name, table, _: write_int8(folder, name, table)),
-        lambda N, D: 2 * N * (D + 4),
-        lambda rows: dequantised(*quantised(rows)),
-    ),
-    "parquet": Form(
-        _each(lambda folder, name, table, papers: write_parquet(folder, name, table, papers)), lambda N, D: 2 * N * (2 * D + 60), as_float16
-    ),
-    "safetensors": Form(
-        lambda folder, tables, _: write_safetensors(folder / "embeddings.safetensors", tables), lambda N, D: 4 * N * D, as_float16
-    ),
-    "word2vec": Form(
-        _each(lambda folder, name, table, papers: write_word2vec(folder / f"{name}.bin", table, papers)),
-        lambda N, D: 2 * N * (4 * D + 12),
-        lambda rows: rows,
-    ),
-    "projector": Form(
-        lambda folder, tables, papers: write_projector(folder, tables["target"], papers),
-        lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90),
-        lambda rows: rows.round(5),
-    ),
+    "npy_float16": Form(_each(write_float16), lambda N, D: 4 * N * D, as_float16),
+    "npy_float32": Form(_each(write_float32), lambda N, D: 8 * N * D, lambda rows: rows),
+    "int8": Form(_each(write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
+    "parquet": Form(_each(write_parquet), lambda N, D: 2 * N * (2 * D + 60), as_float16),
+    "safetensors": Form(write_safetensors, lambda N, D: 4 * N * D, as_float16),
+    "word2vec": Form(_each(write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
+    "projector": Form(write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
 }

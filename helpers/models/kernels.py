@@ -59,9 +59,8 @@ def lay_out(targets, indptr, contexts, K, noise, key, step_targets, step_context
                 prefetch(noise_base + np.int64(paper) * 8)
             for k in range(place, place + count * K):
                 drawn = noise[terms[k]]
-                keep = (
-                    np.int64(chances[k - place]) - np.int64(drawn.threshold * 2.0**32)
-                ) >> 63  # all bits or none: no branch to guess wrong
+                above = np.int64(chances[k - place]) - np.int64(drawn.threshold * 2.0**32)
+                keep = above >> 63  # all bits or none: no branch to guess wrong
                 terms[k] = drawn.alias ^ ((drawn.alias ^ terms[k]) & keep)
             place += count * K
     return step
@@ -121,22 +120,13 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
                 dots[u] /= np.sqrt(total)
         for u in range(U):
             word = (word + WORD_STEP) & (NOISE_WORDS - 1)
-            train_row(
-                h.ctypes.data,
-                context_base + rows[u] * row_bytes,
-                like,
-                D,
-                row_g[u],
-                gradient.ctypes.data,
-                dots[u],
-                words.ctypes.data + 4 * word,
-            )
+            row, random = context_base + rows[u] * row_bytes, words.ctypes.data + 4 * word
+            train_row(h.ctypes.data, row, like, D, row_g[u], gradient.ctypes.data, dots[u], random)
         length = rate
         if adagrad:
             target_sums[t] += dot_row(gradient.ctypes.data, gradient.ctypes.data, np.float32(0), D) / np.float32(D)
             length /= np.sqrt(target_sums[t])
         word = (word + WORD_STEP) & (NOISE_WORDS - 1)
-        train_row(
-            gradient.ctypes.data, target_base + t * row_bytes, like, D, np.float32(0), h.ctypes.data, length, words.ctypes.data + 4 * word
-        )
+        row, random = target_base + t * row_bytes, words.ctypes.data + 4 * word
+        train_row(gradient.ctypes.data, row, like, D, np.float32(0), h.ctypes.data, length, random)
         place += count

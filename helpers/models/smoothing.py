@@ -3,9 +3,8 @@
 A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the tables that training
 starts from (warm, the default): papers which cite or are cited together start close. A cold SGNS needs many epochs to get there, the
 more the larger the graph. Published relatives: RandNE (Zhang et al. 2018), FastRP (Chen et al. 2019), ProNE (Zhang et al. 2019).
-Trained rows smoothed afterwards (`smooth_trained`) tell of wider topics: 0 steps find missing references, 16 to 32 map fields.
-Columns are smoothed in blocks, each as a table of its own: memory stays bounded, and as columns are random directions, the rows'
-lengths in a block stand for their lengths.
+Trained rows smoothed afterwards (`smooth_trained`) tell of wider topics: 0 steps find missing references, 16 to 32 map fields. Columns are
+smoothed in blocks, each as a table of its own: memory stays bounded, and lengths in a block of random directions stand for the rows'.
 """
 
 import os
@@ -76,9 +75,8 @@ def weigh(degree: np.ndarray) -> np.ndarray:
 
 
 def smooth(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Weighted sum of the rows after k = 0, 1, ... smoothing steps, normalised; a step replaces each row by the sum of its contexts' rows.
+    """Weighted sum of the rows after k = 0, 1, ... smoothing steps, normalised; `weigh` says how much a context counts in a step.
 
-    Rows are normalised at each step and summed with the weights that `weigh` gives the contexts.
     indptr: int64 (N+1,), contexts: int32 (P,); rows: float32 (N, D), overwritten; weights: one for each k. Returns float32 (N, D).
     """
     N, degree = len(rows), np.maximum(np.diff(indptr), 1)

@@ -36,9 +36,8 @@ class Questions:
         generator = np.random.default_rng(seed)
         n, half = len(heldout), CANDIDATES // 2
         self.queries, self.answers = heldout[:, 0].astype(np.int64), heldout[:, 1].astype(np.int64)
-        by_degree = np.asarray(
-            pairs.contexts[np.sort(generator.integers(0, len(pairs.contexts), n * half))]
-        )  # sorted: the map is read once
+        places = np.sort(generator.integers(0, len(pairs.contexts), n * half))  # sorted: the map is read once
+        by_degree = np.asarray(pairs.contexts[places])
         uniform = generator.integers(0, pairs.papers, (n, CANDIDATES - half))
         self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
         excluded = _are_neighbours(pairs.indptr, pairs.contexts, self.queries, self.candidates)
@@ -67,12 +66,8 @@ def readings(target: np.ndarray, context: np.ndarray) -> Scores:
         backward = np.matmul(of_targets, context[queries][:, :, None])[:, :, 0]
         lengths = np.sqrt(np.einsum("nmd,nmd->nm", of_targets, of_targets)) * np.linalg.norm(target[queries], axis=1)[:, None]
         cosine = np.matmul(of_targets, target[queries][:, :, None])[:, :, 0] / np.maximum(lengths, 1e-12)
-        return {
-            "target.context": forward,
-            "context.target": backward,
-            "target.context + context.target": forward + backward,
-            "target-target cosine": cosine,
-        }
+        names = ("target.context", "context.target", "target.context + context.target", "target-target cosine")
+        return dict(zip(names, (forward, backward, forward + backward, cosine), strict=True))
 
     return scores
 
@@ -82,11 +77,8 @@ def baselines(pairs: Pairs, seed: int = 0) -> Scores:
     generator, degree = np.random.default_rng(seed), np.diff(pairs.indptr)
 
     def scores(queries, papers):
-        return {
-            "random": generator.random(papers.shape),
-            "popularity": degree[papers].astype(np.float64),
-            "common neighbours": _common_neighbours(pairs.indptr, pairs.contexts, queries, papers).astype(np.float64),
-        }
+        common = _common_neighbours(pairs.indptr, pairs.contexts, queries, papers)
+        return {"random": generator.random(papers.shape), "popularity": degree[papers], "common neighbours": common}
 
     return scores
 
@@ -111,16 +103,10 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 
         return {}
     D = target.shape[1]
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
-    degree = np.diff(pairs.indptr)
-    results = {
-        "heldout": len(pairs.heldout),
-        "validation": len(validation),
-        "test": len(test),
-        "candidates": CANDIDATES,
-        "test_with_an_untrained_end": int((degree[test] == 0).any(axis=1).sum()),
-        "readings": {name: summary(ranks, seed) for name, ranks in of_test.ranks(readings(target, context), D).items()},
-        "baselines": {name: summary(ranks, seed) for name, ranks in of_test.ranks(baselines(pairs, seed)).items()},
-    }
+    results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
+    results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
+    for kind, scores, values in (("readings", readings(target, context), D), ("baselines", baselines(pairs, seed), 1)):
+        results[kind] = {name: summary(ranks, seed) for name, ranks in of_test.ranks(scores, values).items()}
     for name, ranks in of_validation.ranks(readings(target, context), D).items():
         results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
@@ -131,32 +117,29 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
     """Did it learn? In one sentence, from what `evaluate` returned; epochs: how many were trained."""
     if not metrics:
         return "Nothing was held out, so there is no score here; look at the neighbours."
-    better = max(("random", "popularity"), key=lambda name: metrics["baselines"][name]["mrr"])
-    times = metrics["mrr"] / metrics["baselines"][better]["mrr"]
-    best = max(scores["mrr"] for scores in metrics["baselines"].values())
-    learned = "It learned" if metrics["mrr"] > best else "It learned, but finds less than common neighbours do"
+    simple = {name: scores["mrr"] for name, scores in metrics["baselines"].items()}
+    better = max(("random", "popularity"), key=simple.get)
+    times = metrics["mrr"] / simple[better]
+    learned = "It learned" if metrics["mrr"] > max(simple.values()) else "It learned, but finds less than common neighbours do"
     learned = learned if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"
     learned = learned if epochs else "Nothing was trained (0 epochs), these are the tables that training starts from"
     return (
         f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}) read as "
         f"{metrics['chosen_reading']}, {times:.0f} times the better of random and popularity ({better}); "
-        f"common neighbours, without training, {metrics['baselines']['common neighbours']['mrr']:.3f}; of {metrics['test']:,} test "
+        f"common neighbours, without training, {simple['common neighbours']:.3f}; of {metrics['test']:,} test "
         f"citations {metrics['test_with_an_untrained_end']:,} have an end that no training pair touches."
         + (f" Only {metrics['test']} citations were tested: the interval is wide." if metrics["test"] < FEW_TESTS else "")
     )
 
 
 def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
-    """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations.
-
-    It gives None where nothing was held out.
-    """
+    """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations, None without any."""
     validation = splits(pairs.heldout)[0][:most]
-    questions = Questions(pairs, validation, seed) if len(validation) else None
+    if not len(validation):
+        return lambda target, context: None
+    questions = Questions(pairs, validation, seed)
 
-    def mrr(target: np.ndarray, context: np.ndarray) -> float | None:
-        if questions is None:
-            return None
+    def mrr(target: np.ndarray, context: np.ndarray) -> float:
         return max(float((1 / ranks).mean()) for ranks in questions.ranks(readings(target, context), target.shape[1]).values())
 
     return mrr

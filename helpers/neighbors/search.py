@@ -26,13 +26,12 @@ def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     """
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
-    rows = np.flatnonzero(pc.equal(papers["paper_id"], query).to_numpy())
+    rows = pc.indices_nonzero(pc.equal(papers["paper_id"], query)).to_numpy()
     if not len(rows):
-        matches = pc.match_substring(papers["title"], query, ignore_case=True)
-        rows = np.flatnonzero(pc.fill_null(matches, False).to_numpy())
+        rows = pc.indices_nonzero(pc.match_substring(papers["title"], query, ignore_case=True)).to_numpy()
     if not len(rows):
         raise UserError(f"No paper has the id {query!r} or a title that contains it; try fewer or other words.")
-    return rows[:most]
+    return rows[:most].astype(np.int64)
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
@@ -48,11 +47,9 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
     row never is). Raises UserError where fewer than k rows could be answers.
     """
     N = len(vectors)
-    possible = N - 1 if allowed is None else int(allowed.sum() - allowed[queries].max(initial=False))
-    if k > possible:
-        raise UserError(
-            f"{k} neighbours were asked for, but only {max(possible, 0):,} papers can be answers; ask for fewer or loosen the filters."
-        )
+    most = max(0, N - 1 if allowed is None else int(allowed.sum() - allowed[queries].max(initial=False)))
+    if k > most:
+        raise UserError(f"{k} neighbours were asked for, but only {most:,} papers can be answers; ask for fewer or loosen the filters.")
     queries = np.asarray(queries)
     query_rows = torch.from_numpy(normalised(vectors[queries]))
     best, cosines = torch.empty(len(queries), 0, dtype=torch.int64), torch.empty(len(queries), 0)

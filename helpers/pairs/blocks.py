@@ -16,11 +16,9 @@ def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
     N = len(indptr) - 1
     if indptr[0] != 0 or indptr[-1] != len(contexts) or (np.diff(indptr) < 0).any():
         raise ArtefactError("pairs/contexts_indptr.npy does not fit pairs/contexts.npy; run notebook 02_build_pairs again.")
-    if len(contexts) and not (0 <= contexts.min() and contexts.max() < N):
-        raise ArtefactError(
-            f"pairs/contexts.npy names paper {contexts.max() if contexts.min() >= 0 else contexts.min():,}, but there are {N:,} papers; "
-            "run notebook 02_build_pairs again."
-        )
+    for paper in (contexts.min(), contexts.max()) if len(contexts) else ():
+        if not 0 <= paper < N:
+            raise ArtefactError(f"pairs/contexts.npy names paper {paper:,}, but there are {N:,} papers; run notebook 02_build_pairs again.")
 
 
 def split(pairs: np.ndarray) -> list[np.ndarray]:
@@ -54,7 +52,7 @@ class PairSource:
 
     def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(targets int32 (B,), contexts int32 (B,)) of one block."""
-        targets, contexts = np.empty(self.most_pairs, np.int32), np.empty(self.most_pairs, np.int32)
+        targets, contexts = np.empty((2, self.most_pairs), np.int32)
         filled = self.fill(epoch, block, targets, contexts)
         return targets[:filled], contexts[:filled]
 
@@ -100,7 +98,7 @@ class PairBlocks(PairSource):
     settings = {"pairs_from": "citations"}  # noqa: RUF012
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int):
-        self.indptr, self.contexts, self.seed, self.block_pairs = np.asarray(indptr), contexts, seed, block_pairs
+        self.indptr, self.contexts, self.seed = np.asarray(indptr), contexts, seed
         self.papers, self.pairs = len(indptr) - 1, len(contexts)
         self.blocks = max(1, round(self.pairs / block_pairs))
         self._epoch, self._order, self._bounds = None, None, None
@@ -112,7 +110,12 @@ class PairBlocks(PairSource):
 
     def targets(self, epoch: int, block: int) -> np.ndarray:
         """The different targets of one block, int32, in this epoch's order; each has all its contexts there."""
-        self._arrange(epoch)
+        if epoch != self._epoch:
+            degree = np.diff(self.indptr)
+            self._epoch, self._order = epoch, self.generator(epoch, purpose=ORDER).permutation(np.flatnonzero(degree).astype(np.int32))
+            starts = np.arange(self.blocks) * self.pairs // self.blocks
+            done = np.cumsum(degree[self._order])
+            self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(done))
         return self._order[self._bounds[block] : self._bounds[block + 1]]
 
     def by_target(self, epoch: int, block: int) -> tuple[None, np.ndarray, np.ndarray, np.ndarray]:
@@ -121,14 +124,3 @@ class PairBlocks(PairSource):
 
     def _fill_block(self, epoch, block, targets, contexts):
         return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)[0]
-
-    def _arrange(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
-        degree = np.diff(self.indptr)
-        order = np.flatnonzero(degree).astype(np.int32)
-        order = self.generator(epoch, purpose=ORDER).permutation(order)
-        done = np.cumsum(degree[order])
-        starts = np.arange(self.blocks) * self.pairs // self.blocks
-        self._epoch, self._order = epoch, order
-        self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(order))

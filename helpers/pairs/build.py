@@ -37,9 +37,8 @@ def build_pairs(config: Config) -> dict:
     if config.heldout_after is not None:
         eligible = papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
         if not (eligible & (np.diff(indptr) > 0)).any():
-            raise ConfigError(
-                f"heldout_after = {config.heldout_after} hides nothing: no paper with citations has a later year; take an earlier one."
-            )
+            advice = "no paper with citations has a later year; take an earlier one"
+            raise ConfigError(f"heldout_after = {config.heldout_after} hides nothing: {advice}.")
     heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
@@ -49,12 +48,7 @@ def build_pairs(config: Config) -> dict:
         _write_contexts(folder / "contexts.npy", pairs_indptr, indptr, cited, apart)
         np.save(folder / "heldout.npy", generator.permutation(heldout))
         np.save(folder / "noise.npy", noise.alias_table(np.diff(pairs_indptr), config.noise_power))
-        facts = {
-            "papers": N,
-            "pairs": int(pairs_indptr[-1]),
-            "heldout": len(heldout),
-            "reversed_citations_left_out": reversed_citations,
-        }
+        facts = {"papers": N, "pairs": int(pairs_indptr[-1]), "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
         write_manifest(folder, **facts, config=config.part(PAIRS_SETTINGS), corpus=report["sha256"])
     return read_manifest(config.folder("pairs"), NOTEBOOK)
 

@@ -92,8 +92,8 @@ def write_shards(
     Raises ConfigError where memory or disk is too small, ArtefactError where they cannot be written or there are no pairs.
     """
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
-    ram, advice = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs), "free some, or choose another machine or folder"
-    preflight(Path(folder), ram=ram, disk=9 * source.pairs, seconds=source.pairs / 2e7, advice=advice)
+    ram = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs)
+    preflight(Path(folder), ram, 9 * source.pairs, source.pairs / 2e7, "free some, or choose another machine or folder")
     with new_folder(folder) as new, progress(title="Shuffling into shards", unit=" pairs", total=2 * source.pairs) as bar:
         with tempfile.TemporaryDirectory(dir=new) as of_buckets:
             paths = [Path(of_buckets) / str(bucket) for bucket in range(buckets)]

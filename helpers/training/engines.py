@@ -46,16 +46,13 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
     check_csr(indptr, contexts)
     N = len(indptr) - 1
     if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
-        raise ArtefactError(
-            f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02_build_pairs again."
-        )
+        found = f"{len(noise_table):,} papers, not {N:,}"
+        raise ArtefactError(f"pairs/noise.npy is of another corpus ({found}); run notebook 02_build_pairs again.")
     for table in tables:
         if tuple(table.shape) != (N, config.dimensions) or table.dtype != getattr(torch, config.row_type):
-            found = f"{str(table.dtype).split('.')[-1]} {tuple(table.shape)}"
-            raise ArtefactError(
-                f"A table is {found}, but {config.row_type} ({N}, {config.dimensions}) is expected; delete the checkpoint it is from, or "
-                "choose another OUT."
-            )
+            found, expected = f"{str(table.dtype).split('.')[-1]} {tuple(table.shape)}", f"{config.row_type} ({N}, {config.dimensions})"
+            advice = "delete the checkpoint it is from, or choose another OUT"
+            raise ArtefactError(f"A table is {found}, but {expected} is expected; {advice}.")
 
 
 class KernelEngine:
@@ -70,18 +67,15 @@ class KernelEngine:
         check_inputs(config, indptr, contexts, noise_table, target, context)
         self.config, self.noise = config, noise_table
         self.target, self.context = target, context
-        N = len(indptr) - 1
-        self.target_sums, self.context_sums = (
-            new_sums(config.optimizer, N) if sums is None else sums for sums in (target_sums, context_sums)
-        )
+        sums = [new_sums(config.optimizer, len(target)) if given is None else given for given in (target_sums, context_sums)]
+        self.target_sums, self.context_sums = sums
         self.blocks: PairSource = source or pair_source(config, indptr, contexts)
         self.threads = config.threads or os.cpu_count()
         self._rooms = [None] * self.threads
-        nothing = np.empty(0, np.float32)
-        self._tables = (as_stored(target), as_stored(context))
-        self._sums = tuple(nothing if sums is None else sums.numpy() for sums in (self.target_sums, self.context_sums))
+        self._tables = as_stored(target), as_stored(context)
+        self._sums = [np.empty(0, np.float32) if state is None else state.numpy() for state in sums]
 
-    def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
+    def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
         papers, targets, indptr, contexts = self.blocks.by_target(epoch, block)
         done = np.cumsum(indptr[targets + 1] - indptr[targets])
@@ -106,8 +100,7 @@ class KernelEngine:
 
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(train_share, range(SHARES)))
-        if progress:
-            progress(pairs)
+        progress(pairs)
         return pairs
 
 
@@ -118,15 +111,13 @@ class TorchEngine:
         check_inputs(config, indptr, contexts, noise_table, target, context)
         device = pick_device(config)
         self.config, self.noise = config, noise_table
-        self.tables = (
-            OffloadedTable(target, config.optimizer, device, target_sums),
-            OffloadedTable(context, config.optimizer, device, context_sums),
-        )
+        given = (target, target_sums), (context, context_sums)
+        self.tables = [OffloadedTable(rows, config.optimizer, device, sums) for rows, sums in given]
         self.target, self.context = (table.rows for table in self.tables)
         self.target_sums, self.context_sums = (table.sums for table in self.tables)
         self.blocks: PairSource = source or pair_source(config, indptr, contexts)
 
-    def train_block(self, epoch: int, block: int, learning_rate: float, progress=None) -> int:
+    def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are."""
         targets, contexts = self.blocks.block(epoch, block)
         generator = self.blocks.generator(epoch, block)
@@ -137,8 +128,7 @@ class TorchEngine:
             batch = slice(first, first + self.config.batch_pairs)
             negatives = noise.draw(self.noise, (len(targets[batch]), self.config.negatives), generator)
             train_batch(*self.tables, *(torch.from_numpy(ids) for ids in (targets[batch], contexts[batch], negatives)), learning_rate)
-            if progress:
-                progress(len(targets[batch]))
+            progress(len(targets[batch]))
         return len(targets)
 
 
