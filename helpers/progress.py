@@ -7,15 +7,5 @@ from tqdm import tqdm
 
 def progress(iterable=None, *, title: str, unit: str, total: float | None = None, initial: float = 0) -> tqdm:
     """A tqdm bar on standard output that refreshes every second; `total` and `initial` in units. Use it as an iterator or with `update`."""
-    return tqdm(
-        iterable,
-        desc=title,
-        unit=unit,
-        total=total,
-        initial=initial,
-        file=sys.stdout,
-        mininterval=1,
-        unit_scale=True,
-        dynamic_ncols=False,
-        ncols=110,
-    )
+    how = {"file": sys.stdout, "mininterval": 1, "unit_scale": True, "ncols": 110}
+    return tqdm(iterable, desc=title, unit=unit, total=total, initial=initial, **how)
