@@ -351,6 +351,12 @@ def test_a_missing_column_or_a_wrong_header(dump, lines):
     assert WRONG_TABLES[lines] in refused(dump("table.csv", *lines))
 
 
+@pytest.mark.parametrize("header", ['"citing"\t"cited"', '"citing"\tCited \tyear', "Citing\tcited"])
+def test_a_tsv_whose_header_is_quoted(config, dump, header):
+    c = config(dumps=[dump("edges.tsv", header, *("\t".join(("a", "b", "1999")[: header.count("\t") + 1]) for _ in range(2)))])
+    assert build_corpus(c)["citations"]["read"] == 2 and edges_of(c) == {("a", "b")}
+
+
 def test_a_byte_order_mark_before_json(config, tmp_path):
     for name, content in (("s2.jsonl", PLAIN), ("s2.jsonl.gz", None)):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + PLAIN if content else gzip.compress(b"\xef\xbb\xbf" + PLAIN))

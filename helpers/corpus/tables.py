@@ -84,7 +84,8 @@ class Csv(Table):
 
         for batch in pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK),  # one thread: bad rows know their line
+            # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1),
             parse_options=pa.csv.ParseOptions(
                 delimiter=self.delimiter,
                 quote_char=False if tabs else '"',  # TSV has no quoting: a title may begin with a quotation mark
