@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from helpers.artefacts import new_file, read_json, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
+from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
@@ -21,6 +23,7 @@ from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
+TOLD = re.compile(r"[Cc]heckpoint \S*\d|stays as it is|files were read before|different formats|Written before|papers are known")
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
 SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
 
@@ -78,7 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
         training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
-        parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
+        parameters |= {
+            "PRESET": given.preset,
+            "DRIVE_FOLDER": given.drive_folder,
+            "FILTERS": filters,
+            "SETTINGS": training,
+            "EXTENDS": config.extends,
+        }
         _check_places(config)
         refuse_another_run(config, training=True)
         return run(config, parameters | {"DUMPS": list(config.dumps), "OUT": config.out})
@@ -105,6 +114,8 @@ def _check_places(config: Config) -> None:
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
     files_of(config.dumps)
+    if config.extends:
+        older_run(config)
     place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
     if not place.is_dir():
         raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
@@ -128,6 +139,7 @@ def run(config: Config, parameters: dict) -> int:
         start = time.perf_counter()
         line = f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
+        (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with tempfile.TemporaryDirectory() as folder:
             executed = Path(folder) / notebook.name
             try:
@@ -168,12 +180,15 @@ def _kernel_kept_quiet():
 
 
 class _LastLine(io.TextIOBase):
-    """A file that shows the last line written to it (a notebook's progress) in a terminal, and nothing elsewhere."""
+    """A file that shows of what is written to it the last line (a notebook's progress) in a terminal, and everywhere what must be TOLD."""
 
     def __init__(self, prefix: str):
         self.prefix = prefix
 
     def write(self, text: str) -> None:
+        for line in text.splitlines() if "\r" not in text else ():
+            if TOLD.search(line):
+                print(f"  {line}", flush=True)
         lines = text.replace("\r", "\n").strip().splitlines()
         if lines and sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1

@@ -26,7 +26,7 @@ SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNOR
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
 CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
-PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed")
+PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed", "extends")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
     "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "extends",

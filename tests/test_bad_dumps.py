@@ -351,6 +351,12 @@ def test_a_missing_column_or_a_wrong_header(dump, lines):
     assert WRONG_TABLES[lines] in refused(dump("table.csv", *lines))
 
 
+def test_an_id_of_control_characters_is_none(config, dump):
+    papers = dump("papers.csv", "id,title,year", "\x01,nothing,1999", "a,A,1999")
+    report = build_corpus(config(dumps=[papers, dump("edges.csv", "citing,cited", "a,b", "\x01,b")]))
+    assert report["papers"]["dropped"] == {"no id": 1} and report["citations"]["dropped"] == {"no id": 1}
+
+
 @pytest.mark.parametrize("header", ['"citing"\t"cited"', '"citing"\tCited \tyear', "Citing\tcited"])
 def test_a_tsv_whose_header_is_quoted(config, dump, header):
     c = config(dumps=[dump("edges.tsv", header, *("\t".join(("a", "b", "1999")[: header.count("\t") + 1]) for _ in range(2)))])

@@ -105,7 +105,7 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(tmp_path, community_edges, ho
     for notebook, sentence in (
         ("01_preprocess", "stays as it is"),
         ("02_build_pairs", "stays as it is"),
-        ("03_train_embeddings", "Going on from"),
+        ("03_train_embeddings", "Going on: "),
     ):
         assert sentence in (out / f"{notebook}.ipynb").read_text()
     lines = again.stdout.splitlines()

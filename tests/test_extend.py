@@ -133,6 +133,18 @@ def test_doubled_and_missing_ids(newer, old):
     assert known_rows(c).tolist() == expected and expected[3] == -1 and expected[9] == expected[10] and 0 in expected
 
 
+def test_what_the_old_run_may_have_trained_on_is_not_held_out(newer, old, tmp_path):
+    c, pairs = newer(heldout=0.3)
+    row_of = known_rows(c)
+    assert len(pairs.heldout) > 20 and (row_of[pairs.heldout[:, 0]] < 0).all(), "references of new papers alone"
+    careless, theirs = prepared(dataclasses.replace(c, extends="", out=str(tmp_path / "careless")))
+    assert (row_of[theirs.heldout] >= 0).all(axis=1).any()
+    with pytest.raises(
+        ArtefactError, match=r"held-out citations and may have trained on them: run notebook 02_build_pairs with the same EXTENDS"
+    ):
+        train(dataclasses.replace(careless, extends=old[0].out), theirs)
+
+
 def test_refusals(newer, old, config, dump, tmp_path):
     c, pairs = newer()
     with pytest.raises(ArtefactError, match=r"nowhere is no finished run: name its OUT"):

@@ -4,6 +4,7 @@ Memory is bounded by the papers (about 80 bytes each), not by the citations: tho
 """
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from helpers.artefacts import map_array, new_folder, read_json, refuse_another_run, sha256, write_json
@@ -123,6 +125,22 @@ def open_corpus(config: Config, columns: list[str] | None = None) -> tuple[pa.Ta
     indptr = map_array(folder / "citations_indptr.npy", NOTEBOOK)
     papers = pa.parquet.read_table(folder / "papers.parquet", columns=columns)
     return papers, indptr, map_array(folder / "citations.npy", NOTEBOOK), report
+
+
+def older_run(config: Config) -> Config:
+    """The run that config.extends names, as a Config; raises ArtefactError where it is none."""
+    if not (Path(config.extends) / "checkpoints").is_dir():
+        raise ArtefactError(f"extends = {config.extends} is no finished run: name its OUT, with corpus, pairs and checkpoints.")
+    return dataclasses.replace(config, out=config.extends)
+
+
+def known_rows(config: Config) -> np.ndarray:
+    """The row in the run config.extends of each paper, by paper_id (of doubles the first), -1 for a new one: int32 (N,); ArtefactError."""
+    ids, old_ids = (open_corpus(run, ["paper_id"])[0]["paper_id"] for run in (config, older_run(config)))
+    row_of = pc.fill_null(pc.index_in(ids, value_set=old_ids, skip_nulls=True), -1).to_numpy()
+    if (count := int((row_of >= 0).sum())) in (0, len(row_of)):
+        raise ArtefactError(f"{config.extends} has {'all' if count else 'none'} of this corpus' papers: it cannot be extended by them.")
+    return row_of
 
 
 def _in_words(counts: dict) -> str:

@@ -61,6 +61,8 @@ class Ids:
         ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(place[named])["id"].combine_chunks())
         records = self.kept.take(place[recorded]).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
         own = pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids)
+        if own.null_count:  # another dump's table of ids gave a name, which is not kept, in place of a number
+            own = pc.coalesce(own, records["paper_id"].combine_chunks(), pa.array([f"{key:016x}" for key in self.key[some].tolist()]))
         return records.set_column(0, KEPT.field(0), own)
 
 

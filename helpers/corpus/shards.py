@@ -259,6 +259,9 @@ class _Columns:
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
         keys, checks = keys_of(batch["paper_id"])
+        if (empty := keys == NONE).any():  # of control characters alone
+            report.dropped["papers"]["no id"] += int(empty.sum())
+            batch, inside, keys, checks = batch.filter(pa.array(~empty)), inside[~empty], keys[~empty], checks[~empty]
         self.write("records.u64", keys)
         self.write("checks.u32", checks)
         self.write("inside.u8", inside.astype(np.uint8))

@@ -9,7 +9,7 @@ import numpy as np
 from helpers.artefacts import map_array, new_folder, open_npy, read_json, read_manifest, refuse_another_run, write_manifest
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
-from helpers.corpus.build import open_corpus
+from helpers.corpus.build import known_rows, open_corpus
 from helpers.corpus.citations import row_ranges, sort_row
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
@@ -39,6 +39,9 @@ def build_pairs(config: Config) -> dict:
         if not (eligible & (np.diff(indptr) > 0)).any():
             advice = "no paper with citations has a later year; take an earlier one"
             raise ConfigError(f"heldout_after = {config.heldout_after} hides nothing: {advice}.")
+    if config.extends:  # only references of new papers: on others the old run may have trained
+        new = known_rows(config) < 0
+        eligible = new if eligible is None else eligible & new
     heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")

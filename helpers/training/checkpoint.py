@@ -240,7 +240,8 @@ def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Pat
     ]
     if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
         differs.append("other training pairs")
-    return f"{path.parent} belongs to another run ({'; '.join(differs)}): choose another --out, or delete that folder." if differs else None
+    advice = "choose another --out (or Drive folder)"
+    return f"{path.parent} belongs to another run ({'; '.join(differs)}): {advice}, or delete that folder." if differs else None
 
 
 def _copied(path: Path, folder: Path) -> Path:

@@ -1,12 +1,9 @@
 """A finished run extended with a newer dump: known papers keep their rows, new ones start between theirs, their pairs are trained."""
 
-import dataclasses
-
 import numpy as np
-import pyarrow.compute as pc
 
 from helpers.config import Config
-from helpers.corpus.build import open_corpus
+from helpers.corpus.build import known_rows, older_run
 from helpers.corpus.citations import row_ranges
 from helpers.errors import ArtefactError
 from helpers.pairs.build import Pairs
@@ -21,18 +18,6 @@ from helpers.training.engines import empty_table
 # instead of the new ones, as many steps, .412 against .441 (rate 0.15, share 1). Crossed tables (targets from context rows) start with a
 # loss above chance (6.3), as each table has a mean of its own; with the means moved they are on a par with these.
 PIECE, SHARE = 1 << 16, np.float32(0.5)
-
-
-def known_rows(config: Config) -> np.ndarray:
-    """The row in the run config.extends of each paper, by paper_id (of doubles the first), -1 for a new one: int32 (N,); ArtefactError."""
-    old = dataclasses.replace(config, out=config.extends)
-    if not old.folder("checkpoints").is_dir():
-        raise ArtefactError(f"extends = {config.extends} is no finished run: name its OUT, with corpus, pairs and checkpoints.")
-    ids, old_ids = (open_corpus(run, ["paper_id"])[0]["paper_id"] for run in (config, old))
-    row_of = pc.fill_null(pc.index_in(ids, value_set=old_ids, skip_nulls=True), -1).to_numpy()
-    if (count := int((row_of >= 0).sum())) in (0, len(row_of)):
-        raise ArtefactError(f"{config.extends} has {'all' if count else 'none'} of this corpus' papers: it cannot be extended by them.")
-    return row_of
 
 
 def pairs_with_new(config: Config, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +36,10 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
     Known papers keep rows and sums; a new one's row is SHARE times the mean of its known contexts', else, in later passes, of its new
     ones', or starts cold. Raises ArtefactError where that run is not there or does not fit.
     """
-    row_of, old = known_rows(config), dataclasses.replace(config, out=config.extends)
+    row_of, old = known_rows(config), older_run(config)
+    if leaks := int((row_of[pairs.heldout] >= 0).all(axis=1).sum()):
+        told = f"{old.out} knows both papers of {leaks:,} of the {len(pairs.heldout):,} held-out citations and may have trained on them"
+        raise ArtefactError(f"{told}: run notebook 02_build_pairs with the same EXTENDS first.")
     trained = trained_checkpoint(old, Pairs(old).fingerprint)
     for name in ("dimensions", "row_type", "optimizer"):
         if (there := trained.settings[name]) != (here := getattr(config, name)):

@@ -55,10 +55,9 @@ def train(
     total = config.epochs * source.pairs
     if found:
         done = found.log[-1]["pairs"]
-        print(
-            f"Going on from checkpoint {found.path}: {found.epoch} epochs and {found.block} of {source.blocks} blocks are done, {done:,} "
-            f"pairs that are not trained again; {max(total - done, 0):,} to do."
-        )
+        left = f"{found.block} of {source.blocks} blocks are done, {done:,} pairs that are not trained again; {total - done:,} to do."
+        left = f"Going on: {found.epoch} epochs and {left}" if total > done else f"All {found.epoch} epochs are done: nothing is trained."
+        print(f"Checkpoint {found.path.name} of {found.path.parent}. {left}")
         engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums, source=source)
         first, log = (found.epoch, found.block), found.log
     else:
