@@ -23,7 +23,9 @@ from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
-TOLD = re.compile(r"[Cc]heckpoint \S*\d|stays as it is|files were read before|different formats|Written before|papers are known")
+TOLD = re.compile(
+    r"Checkpoint \S*\d|was not written|stays as it is|files were read before|different formats|Written before|papers are known"
+)
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
 SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
 

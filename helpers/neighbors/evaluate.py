@@ -125,7 +125,7 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
     learned = learned if epochs else "Nothing was trained (0 epochs), these are the tables that training starts from"
     return (
         f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}) read as "
-        f"{metrics['chosen_reading']}, {times:.0f} times the better of random and popularity ({better}); "
+        f"{metrics['chosen_reading']}, {times:.0f} times that of {better}, the better of random and popularity; "
         f"common neighbours, without training, {simple['common neighbours']:.3f}; of {metrics['test']:,} test "
         f"citations {metrics['test_with_an_untrained_end']:,} have an end that no training pair touches."
         + (f" Only {metrics['test']} citations were tested: the interval is wide." if metrics["test"] < FEW_TESTS else "")
