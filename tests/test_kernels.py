@@ -1,6 +1,8 @@
 """The CPU kernels against the plain model: each variant, several steps, duplicates included; rounding; laying out; bad input."""
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -163,6 +165,15 @@ def test_one_thread_gives_the_same_bits_twice_in_ram_and_on_disk(row_type, tmp_p
         assert torch.equal(once.target, other.target) and torch.equal(once.context, other.context)
         assert torch.equal(once.target_sums, other.target_sums)
     assert not torch.equal(once.target, run(config(row_type=row_type, seed=1)).target)
+
+
+def test_a_disk_too_small_for_the_tables_is_told_at_once(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ArtefactError, match=r"tables was not written: the disk is full; free space or choose another --out"):
+        new_tables(config(tables_on_disk=True, out=str(tmp_path)), *graph()[:2])
 
 
 def test_two_threads_train_the_same_pairs():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import finished, map_array, new_folder, read_manifest, write_manifest
+from helpers.artefacts import finished, map_array, new_array, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
@@ -88,7 +88,8 @@ class Answer:
             raise ArtefactError(f"A reach of {reach} needs the training pairs, but these vectors were opened finished; take reach 0.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"target_reach_{reach}.npy"
-        smoothed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=self.target.shape)
+        with sentences_for_disk_errors(path):
+            smoothed = new_array(path, np.float16, self.target.shape)
         blocks, total = smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach), len(column_blocks(*self.target.shape))
         for columns, values in progress(blocks, title=f"Reach {reach}", unit=" blocks", total=total):
             smoothed[:, columns] = values

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from helpers.artefacts import new_array, sentences_for_disk_errors
 from helpers.config import Config
 from helpers.errors import ArtefactError, TrainingError
 from helpers.models import kernels
@@ -30,8 +31,9 @@ def empty_table(config: Config, name: str, N: int) -> np.ndarray:
     shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
     if not config.tables_on_disk:
         return np.empty(shape, dtype)
-    config.folder("tables").mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(config.folder("tables") / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    with sentences_for_disk_errors(config.folder("tables")):
+        config.folder("tables").mkdir(parents=True, exist_ok=True)
+        return new_array(config.folder("tables") / f"{name}.npy", dtype, shape)
 
 
 def new_tables(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
