@@ -176,13 +176,14 @@ def test_a_disk_too_small_for_the_tables_is_told_at_once(tmp_path, monkeypatch):
         new_tables(config(tables_on_disk=True, out=str(tmp_path)), *graph()[:2])
 
 
-def test_two_threads_train_the_same_pairs():
-    """By SGD on a graph of many small papers, where what the scheduler decides, order and a lost update now and then, weighs little."""
-    c, data = config(row_type="float32", optimizer="sgd", block_pairs=5000), graph(N=4000, P=20000, hub=1000)
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 0.2), ("rowwise_adagrad", 0.5)])  # measured: 0.03 and 0.15 at most
+def test_two_threads_train_the_same_pairs(optimizer, most):
+    """On a graph of many small papers, where what the scheduler decides, order and a lost update now and then, weighs little."""
+    c, data = config(row_type="float32", optimizer=optimizer, block_pairs=5000), graph(N=4000, P=20000, hub=1000)
     one, two = run(c, data=data), run(dataclasses.replace(c, threads=2), data=data)
     for name, start in zip(("target", "context"), new_tables(c, *data[:2]), strict=True):
         moved = (getattr(one, name) - start).norm()
-        assert (getattr(one, name) - getattr(two, name)).norm() < 0.2 * moved
+        assert (getattr(one, name) - getattr(two, name)).norm() < most * moved
 
 
 def test_bad_input_is_told_before_the_kernel():
