@@ -398,7 +398,7 @@ def check_lines(path: Path, read: dict) -> None:
     """Raise AssertionError where fewer records of a plain text file were counted than it has lines: something was passed over silently."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if path.suffix == ".jsonl" and data[:2] != b"\x1f\x8b":
-        assert read["records"] >= sum(bool(line.strip(BLANK)) for line in data.split(b"\n"))
+        assert read["records"] == sum(bool(line.strip(BLANK)) for line in data.split(b"\n"))
     elif path.suffix == ".csv" and data[:2] != b"\x1f\x8b" and "citations" in read and "papers" not in read:
         assert read["records"] >= sum(bool(line.strip(b"\r")) for line in data.split(b"\n")) - 1
 

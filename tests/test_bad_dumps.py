@@ -351,6 +351,15 @@ def test_a_missing_column_or_a_wrong_header(dump, lines):
     assert WRONG_TABLES[lines] in refused(dump("table.csv", *lines))
 
 
+@pytest.mark.parametrize("blank", ["\n", " \t\r\n", "\r\n"])
+@pytest.mark.parametrize("at_the_start", [True, False])
+def test_two_records_in_one_line_are_malformed_also_where_a_blank_line_makes_up_for_them(config, tmp_path, blank, at_the_start):
+    glued, others = "".join(RECORDS[:2]) + "\n", "\n".join(RECORDS[2:]) + "\n"
+    (tmp_path / "s2.jsonl").write_text(blank + glued + others if at_the_start else glued + blank + others)
+    report = build_corpus(config(dumps=[str(tmp_path / "s2.jsonl")], max_bad_fraction=1))
+    assert report["papers"]["dropped"] == {"malformed": 1} and report["papers"]["read"] == len(RECORDS) - 1
+
+
 def test_an_id_of_control_characters_is_none(config, dump):
     papers = dump("papers.csv", "id,title,year", "\x01,nothing,1999", "a,A,1999")
     report = build_corpus(config(dumps=[papers, dump("edges.csv", "citing,cited", "a,b", "\x01,b")]))

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from helpers.corpus.keys import SPACE
 from helpers.corpus.records import BATCH_RECORDS, OTHER_ENDS, TEXTS, Report, array_of, batch_of, kind_of
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
@@ -32,8 +33,8 @@ class JsonFormat(NamedTuple):
     row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; ValueError: malformed
 
 
-def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, how many, bytes (None: a line too long to be a record).
+def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long).
 
     The reader is a JsonFormat, or a module like one; where its `row` raises BAD_LINE the line is dropped as malformed.
     """
@@ -54,10 +55,13 @@ def json_batches(blocks: Iterator[tuple[int, int, bytes | None]], file, reader, 
         return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}")
 
     numbers, columns, size = [], [[] for _ in schema], 0
-    for first, count, block in blocks:
-        try:  # nearly always: a record a line
-            rows, found = [reader.row(record) for record in decoder.decode_lines(block)], range(first, first + count)
-            if len(rows) != count:
+    for first, ends, block in blocks:
+        try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
+            text = np.frombuffer(block, np.uint8)
+            if text[0] <= SPACE or (text[ends[:-1] + 1] <= SPACE).any():
+                raise ValueError
+            rows, found = [reader.row(record) for record in decoder.decode_lines(block)], range(first, first + len(ends))
+            if len(rows) != len(ends):
                 raise ValueError
             values = _columns(rows, schema)
         except BAD_LINE:
