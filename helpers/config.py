@@ -100,7 +100,7 @@ class Config:
         for name, (least, most, unit) in RANGES.items():
             value, whole = getattr(self, name), isinstance(least, int)
             fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and least <= value <= most
-            self._require(fits, name, f"a {'whole ' * whole}number{unit} from {least:,} to {most:,}")
+            self._require(fits, name, f"a {'whole ' * whole}number{unit} from {least:g} to {most:,}")
         for name in ("first_year", "last_year", "heldout_after"):
             value = getattr(self, name)
             self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")

@@ -92,7 +92,7 @@ def test_presets_and_changes():
         ({"dimensions": 2.5}, "dimensions = 2.5 cannot work"),
         ({"dimensions": True}, "dimensions = True cannot work"),
         ({"epochs": -1}, "epochs = -1 cannot work"),
-        ({"heldout": 1.0}, "heldout = 1.0 cannot work: it must be a number from 0.0 to 0.9"),
+        ({"heldout": 1.0}, "heldout = 1.0 cannot work: it must be a number from 0 to 0.9"),
         ({"heldout": float("nan")}, "heldout = nan cannot work"),
         ({"learning_rate": 0}, "learning_rate = 0 cannot work"),
         ({"subset": "physics"}, "subset = 'physics' cannot work: it must be one of cs, medline, all"),
