@@ -162,6 +162,11 @@ def read_json(path: Path, made_by: str) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def differences(recorded: dict, wanted: dict) -> list[str]:
+    """What is wanted otherwise than it is recorded, as "name VALUE there, VALUE here"."""
+    return [f"{name} {recorded.get(name)} there, {value} here" for name, value in wanted.items() if recorded.get(name) != value]
+
+
 def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
     """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these.
 
@@ -183,8 +188,7 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
                 if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
                     continue
                 raise
-            wanted = {name: value for name, value in config.part(names).items() if recorded.get(name) != value}
-            differs += [f"{name} {recorded.get(name)} there, {value} here" for name, value in wanted.items()]
+            differs += differences(recorded, config.part(names))
     if differs:
         raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 

@@ -1,12 +1,11 @@
 """Corpus -> pairs: hide the held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
-import contextlib
 from pathlib import Path
 
 import numba
 import numpy as np
 
-from helpers.artefacts import map_array, new_folder, open_npy, read_json, read_manifest, refuse_another_run, write_manifest
+from helpers.artefacts import finished, map_array, new_folder, open_npy, read_json, read_manifest, refuse_another_run, write_manifest
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import known_rows, open_corpus
@@ -27,11 +26,9 @@ def build_pairs(config: Config) -> dict:
     """
     refuse_another_run(config, corpus=False)
     papers, indptr, cited, report = open_corpus(config, ["year"])
-    with contextlib.suppress(ArtefactError):
-        finished = read_manifest(config.folder("pairs"), NOTEBOOK, verify=True)
-        if finished["config"] == config.part(PAIRS_SETTINGS) and finished["corpus"] == report["sha256"]:
-            print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
-            return finished
+    if finished(config.folder("pairs"), {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}):
+        print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
+        return read_manifest(config.folder("pairs"), NOTEBOOK)
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
     eligible = None
     if config.heldout_after is not None:

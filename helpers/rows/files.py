@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.artefacts import sha256
+from helpers.artefacts import open_npy, sha256
 from helpers.errors import ArtefactError
 
 SHARD_BYTES = 1 << 28
@@ -16,8 +16,7 @@ def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
     rows = max(1, SHARD_BYTES // max(1, stored[:1].nbytes))
     for i, first in enumerate(range(0, max(len(stored), 1), rows)):
         shard = stored[first : first + rows]
-        with open(folder / f"{name}-{i:05d}.npy", "wb") as file:
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(shard))
+        with open_npy(folder / f"{name}-{i:05d}.npy", shard.dtype, *shard.shape) as file:
             if shard.nbytes:
                 os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
                 file.write(memoryview(shard).cast("B"))

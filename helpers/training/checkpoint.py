@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.artefacts import MANIFEST, new_array, new_folder, read_manifest, sha256, write_manifest
+from helpers.artefacts import MANIFEST, differences, new_array, new_folder, read_manifest, sha256, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.rows.bfloat16 import as_stored, as_tensor
@@ -232,12 +232,8 @@ def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Pat
     """The sentence that tells what differs, None for this run's."""
     if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
         raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
-    there, here = manifest["config"], config.part(TRAINING_SETTINGS) if to_train else {}
-    differs = [
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if there.get(name) != value and name not in MAY_CHANGE
-    ]
+    fixed = [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]
+    differs = differences(manifest["config"], config.part(fixed)) if to_train else []
     if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
         differs.append("other training pairs")
     advice = "choose another --out (or Drive folder)"
