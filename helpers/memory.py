@@ -93,11 +93,12 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
     for what, need, here in (("RAM", ram, free_ram), ("disk", disk, free_disk)):
         if need > here:
             raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
+    time = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
     return [
         ("RAM", in_words(ram), f"{in_words(free_ram)} available"),
         ("GPU", "not needed", gpu),
         ("disk", in_words(disk), f"{in_words(free_disk)} free"),
         ("Drive", in_words(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
-        ("time", f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds", "on 2 idle cores"),
+        ("time", time, "on 2 idle cores"),
     ]
