@@ -15,12 +15,12 @@ from helpers.corpus.build import open_corpus
 from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
-from helpers.export.formats import FORMS, ReadThrough, dequantised
+from helpers.export.formats import FORMS, dequantised
 from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
 from helpers.progress import progress
-from helpers.rows.bfloat16 import Float32Rows
+from helpers.rows.bfloat16 import Float32Rows, ReadThrough
 from helpers.training.checkpoint import checkpoint_hash, trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"

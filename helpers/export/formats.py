@@ -48,19 +48,6 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scales[:, None]
 
 
-class ReadThrough:
-    """Tables of N rows, read as what `convert` makes of their rows: `table[rows]`, `len(table)`, `table.shape` (the first one's)."""
-
-    def __init__(self, convert: Callable, *tables: np.ndarray):
-        self._convert, self._tables, self.shape = convert, tables, tables[0].shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self._convert(*(np.asarray(table[rows]) for table in self._tables))
-
-
 def write_npy(path: Path, shape: tuple[int, ...], dtype, parts: Iterator[np.ndarray]) -> None:
     """A `.npy` file of that shape and dtype from its parts in order: never a second copy of the table in memory."""
     with open_npy(path, dtype, *shape) as file:

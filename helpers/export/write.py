@@ -9,8 +9,9 @@ import pyarrow.parquet
 from helpers.artefacts import finished, new_folder, write_manifest
 from helpers.errors import ConfigError
 from helpers.export.drive import check_space
-from helpers.export.formats import FORMS, ReadThrough, projector_rows
+from helpers.export.formats import FORMS, projector_rows
 from helpers.neighbors.search import nearest
+from helpers.rows.bfloat16 import ReadThrough
 
 RECALL_QUERIES = 500
 

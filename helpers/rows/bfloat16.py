@@ -1,5 +1,7 @@
 """Rows of bfloat16: the upper half of a float32, kept by numpy (which has no such type) as uint16, by torch as bfloat16."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -35,14 +37,23 @@ def as_tensor(stored: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16) if stored.dtype == np.uint16 else torch.from_numpy(stored)
 
 
-class Float32Rows:
-    """Stored rows (N, D), perhaps memory-mapped, that read as float32: only what is indexed is converted."""
+class ReadThrough:
+    """Tables of N rows, perhaps memory-mapped, read as what `convert` makes of their rows: `table[rows]`, `len(table)`, `table.shape`."""
 
-    def __init__(self, stored: np.ndarray):
-        self.stored, self.shape, self.dtype, self.ndim = stored, stored.shape, np.dtype(np.float32), 2
+    def __init__(self, convert: Callable, *tables: np.ndarray):
+        self._convert, self._tables, self.shape, self.ndim = convert, tables, tables[0].shape, 2
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return self.shape[0]
 
-    def __getitem__(self, index) -> np.ndarray:
-        return to_float32(np.asarray(self.stored[index]))
+    def __getitem__(self, rows) -> np.ndarray:
+        return self._convert(*(np.asarray(table[rows]) for table in self._tables))
+
+
+class Float32Rows(ReadThrough):
+    """Stored rows (N, D) that read as float32: only what is indexed is converted."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: np.ndarray):
+        super().__init__(to_float32, stored)
