@@ -19,7 +19,7 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "walk_length": (2, 1000, " of papers"), "window": (1, 1000, " of steps"), "walks_per_paper": (1, 10_000, ""),
     "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
     "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
-    "noise_power": (0.0, 2, ""), "learning_rate": (1e-9, 100, ""),
+    "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "learning_rate": (1e-9, 100, ""),
 }  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
 SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
@@ -29,7 +29,7 @@ CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_d
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed", "extends")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "extends",
+    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
 )  # fmt: skip
 MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
 
@@ -71,7 +71,8 @@ class Config:
     device: str = "auto"  # cpu, cuda or auto
     engine: str = "auto"  # kernel (numba, on CPU cores), torch, or auto: torch on a GPU, kernel elsewhere
     threads: int = 0  # of the kernel engine; 0 = one a core; 1 = the same bits every time
-    tables_on_disk: bool = False  # train in memory-mapped files in `out/tables/`: for tables larger than the RAM
+    tables_on_disk: bool | None = None  # keep targets in a file in `out/tables/`: for tables larger than the RAM; None: where they must be
+    context_parts: int = 1  # contexts on the disk, too, and trained in so many parts, one in memory at a time
     checkpoint_minutes: float = 10.0  # between two checkpoints; what a session that dies may cost
     checkpoints_on_drive: int = 2  # kept there: two, or one where two do not fit
     reach: int = 0  # smoothing steps over the exported target vectors: 0 finds references, 16 to 32 map topics

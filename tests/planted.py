@@ -47,11 +47,7 @@ def planted(
 ) -> Planted:
     """The planted graph of N papers; heldout, validation: how many citations to hide (a tenth of all each at most)."""
     generator = np.random.default_rng(seed)
-    fitness = np.concatenate([[0], np.cumsum(1 + generator.pareto(FITNESS, N))])
-    made = generator.poisson(citations, N).astype(np.int32)
-    citing, cited = np.repeat(np.arange(N, dtype=np.int32), made), np.empty(made.sum(), np.int32)
-    _cite(fitness, np.concatenate([[0], np.cumsum(made)]), _topic_sizes(N), np.array(LEVELS), generator, cited)
-    citing, cited = _once(citing, cited, N, generator)
+    citing, cited = planted_citations(N, generator, citations)
     degree = np.bincount(citing, minlength=N) + np.bincount(cited, minlength=N)
     order = np.argsort(-degree, kind="stable")
     number = np.empty(N, np.int32)
@@ -64,6 +60,21 @@ def planted(
     return Planted(
         indptr, contexts, edges[:first], edges[first:], alias_table(np.diff(indptr), noise_power), (order // LEAF).astype(np.int32), N
     )
+
+
+def planted_citations(
+    N: int, generator: np.random.Generator, citations: float = CITATIONS, tail: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(citing, cited) int32 (E,) each, shuffled, papers in the order of their topics: paper i lies in leaf i // LEAF.
+
+    citations: how many a paper makes on average; tail: the shape of the gamma distribution that they spread by, the smaller, the more papers
+    with few or none; None for Poisson's law.
+    """
+    fitness = np.concatenate([[0], np.cumsum(1 + generator.pareto(FITNESS, N))])
+    made = generator.poisson(citations * (generator.gamma(tail, 1 / tail, N) if tail else np.ones(N))).astype(np.int32)
+    citing, cited = np.repeat(np.arange(N, dtype=np.int32), made), np.empty(made.sum(), np.int32)
+    _cite(fitness, np.concatenate([[0], np.cumsum(made)]), _topic_sizes(N), np.array(LEVELS), generator, cited)
+    return _once(citing, cited, N, generator)
 
 
 def degree_share(pairs: Planted, top: float = 0.01) -> float:

@@ -64,6 +64,35 @@ def train_row(typing_context, h, row, like, D, g, gradient, size, noise):
     return types.void(*argument_types), codegen
 
 
+@intrinsic
+def add_row(typing_context, row, like, D, out):
+    """out += row, a stored row and a local one."""
+
+    def codegen(context, builder, signature, arguments):
+        row, _, D, out = arguments
+        for j, width in _over_columns(builder, D):
+            for part, value in _read(builder, row, j, width, like):
+                _store(builder, builder.fadd(_load(builder, out, part, value.type), value, FAST), out, part)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, like, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_row(typing_context, h, size, row, like, D, noise):
+    """row = size * h; h: a local row; noise as for train_row, where 32768 throughout rounds to the nearest bfloat16."""
+
+    def codegen(context, builder, signature, arguments):
+        h, size, row, _, D, noise = arguments
+        for j, width in _over_columns(builder, D):
+            places = [(part, value.type) for part, value in _read(builder, row, j, width, like)]
+            scaled = [(part, builder.fmul(_splat(builder, size, kind), _load(builder, h, part, kind), FAST)) for part, kind in places]
+            _write(builder, scaled, row, j, width, like, noise)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, types.int64, like, types.int64, types.int64), codegen
+
+
 def _over_columns(builder, D):
     """Emit loops over the columns: 32 at a time, then 8, then 1; yields (first column, width) while the body is emitted."""
     start = D.type(0)

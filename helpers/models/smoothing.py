@@ -10,63 +10,63 @@ smoothed in blocks, each as a table of its own: memory stays bounded, and length
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numba
 import numpy as np
 
+from helpers.artefacts import new_array
 from helpers.memory import columns_at_a_time
+from helpers.models.simd import add_row, dot_row, load_row, store_row, train_row
 from helpers.prefetch import prefetch_row
 from helpers.rows.bfloat16 import rounded, to_float32
+from helpers.rows.files import pieces
 
 THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
+START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as the rows are stored
 WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, first, last):
+def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, half, first, last):
     """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum of rows[c] over the contexts c of t; t in first..last.
 
-    rows (already times their weights), out, total: float32 (N, D). A target without contexts gets 0.
+    rows (already times their weights), out, total: float32 or uint16 (bfloat16) (N, D), total perhaps some columns of a wider table;
+    half: uint32 (D,), 32768. A target without contexts gets 0.
     """
-    D, P = rows.shape[1], len(contexts)
-    base, row_bytes = rows.ctypes.data, rows.shape[1] * 4
-    smoothed = np.empty(D, np.float32)
+    D, P, like = rows.shape[1], len(contexts), rows[0, 0]
+    base, out_base, total_base, row_bytes, total_bytes = (
+        rows.ctypes.data,
+        out.ctypes.data,
+        total.ctypes.data,
+        rows.strides[0],
+        total.strides[0],
+    )
+    smoothed, nothing = np.empty(D, np.float32), np.zeros(D, np.float32)
+    local = smoothed.ctypes.data
     for t in range(first, last):
         smoothed[:] = 0
         for p in range(indptr[t], indptr[t + 1]):
             if p + AHEAD < P:
                 prefetch_row(base, contexts[p + AHEAD], row_bytes)
-            c = contexts[p]
-            for j in range(D):
-                smoothed[j] += rows[c, j]
-        scale = _inverse_length(smoothed)
-        for j in range(D):
-            value = smoothed[j] * scale
-            total[t, j] += weight * value
-            out[t, j] = context_weights[t] * value
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
-def _inverse_length(row):
-    """1 / |row|, 0 for a row of length 0."""
-    square = np.float32(0)
-    for j in range(len(row)):
-        square += row[j] * row[j]
-    return np.float32(1 / np.sqrt(square)) if square > 0 else np.float32(0)
+            add_row(base + contexts[p] * row_bytes, like, D, local)
+        square = dot_row(local, local, np.float32(0), D)
+        scale = np.float32(1 / np.sqrt(square)) if square > 0 else np.float32(0)
+        store_row(local, scale * context_weights[t], out_base + t * row_bytes, like, D, half.ctypes.data)
+        train_row(local, total_base + t * total_bytes, like, D, np.float32(0), nothing.ctypes.data, weight * scale, half.ctypes.data)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def _normalise(rows, total, weight, context_weights, first, last):
-    """rows[t] to length context_weights[t], total[t] = weight * the row at length 1."""
+def _normalise(rows, lengths, out, half, first, last):
+    """out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same."""
+    D, like, row = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32)
     for t in range(first, last):
-        scale = _inverse_length(rows[t])
-        for j in range(rows.shape[1]):
-            value = rows[t, j] * scale
-            total[t, j] = weight * value
-            rows[t, j] = context_weights[t] * value
+        square = load_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)
+        scale = np.float32(lengths[t] / np.sqrt(square)) if square > 0 else np.float32(0)
+        store_row(row.ctypes.data, scale, out.ctypes.data + t * out.strides[0], like, D, half.ctypes.data)
 
 
 def weigh(degree: np.ndarray) -> np.ndarray:
@@ -74,32 +74,33 @@ def weigh(degree: np.ndarray) -> np.ndarray:
     return np.maximum(1 - 1 / degree, LEAF_WEIGHT) / degree**HUB_POWER
 
 
-def smooth(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Weighted sum of the rows after k = 0, 1, ... smoothing steps, normalised; `weigh` says how much a context counts in a step.
+def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total: np.ndarray, length: float = 1) -> np.ndarray:
+    """Fill `total` with the weighted sum of the rows after k = 0, 1, ... smoothing steps, at this length; `weigh` says how contexts count.
 
-    indptr: int64 (N+1,), contexts: int32 (P,); rows: float32 (N, D), overwritten; weights: one for each k. Returns float32 (N, D).
+    indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total: (N, D) of float32, or of bfloat16 as uint16; weights: one for
+    each k. Returns total.
     """
-    N, degree = len(rows), np.maximum(np.diff(indptr), 1)
-    context_weights = weigh(degree).astype(np.float32)
+    N, half = len(rows), np.full(rows.shape[1], 1 << 15, np.uint32)
+    context_weights = weigh(np.maximum(np.diff(indptr), 1)).astype(np.float32)
     middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
     bounds = [0, *np.minimum(middle, N).tolist(), N]
     with ThreadPoolExecutor(THREADS) as pool:
 
         def run(kernel, *arguments):
-            list(pool.map(lambda first, last: kernel(*arguments, first, last), bounds[:-1], bounds[1:]))
+            list(pool.map(lambda first, last: kernel(*arguments, half, first, last), bounds[:-1], bounds[1:]))
 
-        total, out = np.empty_like(rows), np.empty_like(rows)
-        run(_normalise, rows, total, np.float32(weights[0]), context_weights)
+        run(_normalise, rows, np.full(N, weights[0], np.float32), total)
+        run(_normalise, rows, context_weights, rows)
+        out = np.empty_like(rows)
         for weight in weights[1:]:
             run(_smoothing_step, indptr, contexts, context_weights, rows, out, total, np.float32(weight))
             rows, out = out, rows
-        run(_normalise, total, total, np.float32(1), np.ones(N, np.float32))
+        run(_normalise, total, np.full(N, length, np.float32), total)
     return total
 
 
-def column_blocks(N: int, D: int) -> list[slice]:
-    """How D columns of N rows are cut into blocks of bounded size: 16 to 64 columns each."""
-    width = columns_at_a_time(N)
+def column_blocks(D: int, width: int) -> list[slice]:
+    """How D columns are cut into blocks of at most `width`."""
     return [slice(first, min(first + width, D)) for first in range(0, D, width)]
 
 
@@ -111,24 +112,34 @@ def choose_warm_start(N: int) -> tuple[float, ...]:
     return WARM_STARTS[min(5, max(3, len(str(N)) - 2))]
 
 
-def fill_start(indptr, contexts, target: np.ndarray, context: np.ndarray, warm_start, scale: float, generator: np.random.Generator) -> None:
+def fill_start(
+    indptr, contexts, target, context, warm_start, scale: float, generator: np.random.Generator, folder: Path | None = None
+) -> None:
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
-    indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16), perhaps memory-mapped;
-    warm_start: weights of 1, 2, ... smoothing steps, None for those of `choose_warm_start`, () for a cold start.
+    indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...
+    smoothing steps, None for those of `choose_warm_start`, () for a cold start; folder: where columns wait in files until they are whole
+    rows, for tables that are files. Until all targets are filled the contexts are not touched: memory for them may be taken late.
     """
     N, D = target.shape
-    warm_start = choose_warm_start(N) if warm_start is None else warm_start
-    for columns in column_blocks(N, D):
-        shape = (N, columns.stop - columns.start)
+    warm_start, waiting = choose_warm_start(N) if warm_start is None else warm_start, []
+    for columns in column_blocks(D, START_COLUMNS):
+        rows = np.empty((N, columns.stop - columns.start), target.dtype)
+        for piece in pieces(N):
+            values = generator.random(rows[piece].shape, dtype=np.float32) - np.float32(0.5)
+            rows[piece] = rounded(values if any(warm_start) else values * np.float32(scale / D), rows.dtype)
+        waiting.append(new_array(folder / f"columns-{columns.start}.npy", rows.dtype, rows.shape) if folder else target[:, columns])
         if any(warm_start):
-            rows = smooth(indptr, contexts, generator.standard_normal(shape, dtype=np.float32), (0, *warm_start))
-            rows *= np.float32(scale * np.sqrt(shape[1] / D))
-            context[:, columns] = rounded(rows, context.dtype)
+            smooth(indptr, contexts, rows, (0, *warm_start), waiting[-1], scale * np.sqrt(rows.shape[1] / D))
         else:
-            rows = (generator.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(scale / D)
-            context[:, columns] = 0
-        target[:, columns] = rounded(rows, target.dtype)
+            waiting[-1][:] = rows
+        del rows  # before the next ones are made
+    for piece in pieces(N):
+        if folder:
+            target[piece] = np.concatenate([values[piece] for values in waiting], axis=1)
+        context[piece] = target[piece] if any(warm_start) else 0
+    for path in folder.glob("columns-*.npy") if folder else ():
+        path.unlink()
 
 
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
@@ -144,9 +155,9 @@ def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -
     def centre(block):
         np.subtract(block, block.mean(axis=0, where=paired, dtype=np.float64), out=block, where=paired, casting="same_kind")
 
-    for columns in column_blocks(N, D):
+    for columns in column_blocks(D, columns_at_a_time(N)):
         block = np.array(to_float32(rows[:, columns]), np.float32, order="C")  # a copy: `smooth` overwrites it
         centre(block)
-        block = smooth(indptr, contexts, block, (1,) * (reach + 1))
+        block = smooth(indptr, contexts, block, (1,) * (reach + 1), np.empty_like(block))
         centre(block)
         yield columns, block * np.float32(np.sqrt(block.shape[1] / D))

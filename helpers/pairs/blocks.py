@@ -8,6 +8,7 @@ import numpy as np
 from helpers.errors import ArtefactError
 
 ORDER, LOSS, PAIRS, GROUPS, BUCKETS, SHUFFLE = range(1, 7)  # what random numbers are for: streams of their own (0: training)
+PART_RUN = 1 << 8  # neighbouring papers that go to the same part: each part has its share of the most cited, and is read in pieces
 TOGETHER = 32  # rows asked for at once: their cache misses overlap
 
 
@@ -34,6 +35,7 @@ class PairSource:
     """
 
     files: dict[str, str] = {}  # noqa: RUF012
+    parts = 1  # that the contexts come in, one after the other
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
@@ -88,39 +90,78 @@ def _fill(order, indptr, contexts, out_targets, out_contexts):
     return place, touched
 
 
-class PairBlocks(PairSource):
-    """The pairs of a CSR by target, in runs of targets in a seeded random order, each with all its contexts: every pair once an epoch.
+@numba.njit(nogil=True, cache=True)
+def _of_part(targets, indptr, contexts, parts, part, out_indptr, out_contexts):
+    """Fill out_indptr int64 (T+1,) and out_contexts int32 with those contexts of each target that lie in a part, numbered as there."""
+    place = 0
+    for i in range(len(targets)):
+        out_indptr[i] = place
+        for p in range(indptr[targets[i]], indptr[targets[i] + 1]):
+            c = contexts[p]
+            if c // PART_RUN % parts == part:
+                out_contexts[place] = c // PART_RUN // parts * PART_RUN + c % PART_RUN
+                place += 1
+    out_indptr[len(targets)] = place
 
+
+def part_rows(N: int, parts: int, part: int) -> np.ndarray:
+    """The papers of a part, int32, in the order that a block's contexts number them in: runs of PART_RUN go to the parts in turn."""
+    papers = np.arange(N, dtype=np.int32)
+    return papers[papers // PART_RUN % parts == part]
+
+
+class PairBlocks(PairSource):
+    """The pairs of a CSR by target, each target's at once: every pair once an epoch.
+
+    Targets come in runs of neighbouring ids, the runs in a seeded random order: so a table on a disk is read and written in pieces, not
+    row by row. A run is one target where there are few, else a 16,384th of them all. With parts > 1 an epoch goes through all targets
+    once for each part of the contexts, for tables of which one part fits in memory at a time (PyTorch-BigGraph: Lerer et al. 2019).
     indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (blocks are cut
     evenly, but a target is never split, so one may be larger or, after a larger one, empty).
     """
 
     settings = {"pairs_from": "citations"}  # noqa: RUF012
 
-    def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int):
-        self.indptr, self.contexts, self.seed = np.asarray(indptr), contexts, seed
+    def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, parts: int = 1):
+        self.indptr, self.contexts, self.seed, self.parts = np.asarray(indptr), contexts, seed, parts
         self.papers, self.pairs = len(indptr) - 1, len(contexts)
-        self.blocks = max(1, round(self.pairs / block_pairs))
+        self.cuts = max(1, round(self.pairs / parts / block_pairs))  # blocks a part
+        self.blocks = parts * self.cuts
         self._epoch, self._order, self._bounds = None, None, None
 
     @functools.cached_property
     def most_pairs(self) -> int:
         """No block holds more pairs: an even share, and one target more."""
-        return -(-self.pairs // self.blocks) + int(np.diff(self.indptr).max(initial=0))
+        return -(-self.pairs // self.cuts) + int(np.diff(self.indptr).max(initial=0))
 
     def targets(self, epoch: int, block: int) -> np.ndarray:
-        """The different targets of one block, int32, in this epoch's order; each has all its contexts there."""
+        """The different targets of one block, int32, in this epoch's order; each has all its contexts (of the part) there."""
         if epoch != self._epoch:
             degree = np.diff(self.indptr)
-            self._epoch, self._order = epoch, self.generator(epoch, purpose=ORDER).permutation(np.flatnonzero(degree).astype(np.int32))
-            starts = np.arange(self.blocks) * self.pairs // self.blocks
+            trained = np.flatnonzero(degree).astype(np.int32)
+            run = max(1, len(trained) >> 14)
+            runs = self.generator(epoch, purpose=ORDER).permutation(-(-len(trained) // run)).astype(np.int32)
+            order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
+            self._epoch, self._order = epoch, trained[order[order < len(trained)]]
+            starts = np.arange(self.cuts) * self.pairs // self.cuts
             done = np.cumsum(degree[self._order])
             self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(done))
-        return self._order[self._bounds[block] : self._bounds[block + 1]]
+        cut = block % self.cuts
+        return self._order[self._bounds[cut] : self._bounds[cut + 1]]
 
-    def by_target(self, epoch: int, block: int) -> tuple[None, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on: runs of this CSR itself."""
-        return None, self.targets(epoch, block), self.indptr, self.contexts
+    def part(self, epoch: int, block: int) -> int:
+        """The part of the contexts that a block trains; every other epoch takes them backwards, from the one that is held already."""
+        return block // self.cuts if epoch % 2 == 0 else self.parts - 1 - block // self.cuts
+
+    def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
+        """One block to train on: runs of this CSR itself or, with parts, a copy of its pairs, the contexts numbered as in their part."""
+        targets = self.targets(epoch, block)
+        if self.parts == 1:
+            return None, targets, self.indptr, self.contexts
+        pairs = int((self.indptr[targets + 1] - self.indptr[targets]).sum())
+        indptr, contexts = np.empty(len(targets) + 1, np.int64), np.empty(pairs, np.int32)
+        _of_part(targets, self.indptr, self.contexts, self.parts, self.part(epoch, block), indptr, contexts)
+        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts[: indptr[-1]]
 
     def _fill_block(self, epoch, block, targets, contexts):
         return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)[0]

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from helpers.artefacts import new_folder, read_manifest, write_manifest
 from helpers.config import Config
-from helpers.errors import ArtefactError
+from helpers.errors import ArtefactError, ConfigError
 from helpers.memory import preflight
-from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource, split
+from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, PART_RUN, SHUFFLE, PairBlocks, PairSource, split
 from helpers.pairs.walks import WalkPairs, draw_below
 from helpers.progress import progress
 
@@ -144,10 +144,16 @@ class ShardPairs(PairSource):
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
-    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` made of it."""
+    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` made of it.
+
+    Raises ConfigError where contexts are wanted in parts, but the pairs do not come in parts.
+    """
+    if (parts := config.context_parts) > 1 and (config.pairs_from != "citations" or len(indptr) <= parts * PART_RUN):
+        needs = f"pairs_from = 'citations' and at least {parts * PART_RUN:,} papers"
+        raise ConfigError(f"context_parts = {parts} needs {needs}; there are {len(indptr) - 1:,} papers, pairs from {config.pairs_from}.")
     if config.pairs_from == "walks":
         walks = config.walk_length, config.window, config.walks_per_paper
         return WalkPairs(indptr, contexts, config.seed, config.block_pairs, *walks)
     if config.pairs_from == "shards":
         return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
-    return PairBlocks(indptr, contexts, config.seed, config.block_pairs)
+    return PairBlocks(indptr, contexts, config.seed, config.block_pairs, parts)

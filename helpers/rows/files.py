@@ -1,14 +1,36 @@
 """Rows on disk: a table in shards of at most SHARD_BYTES, written and read without a second copy of it in memory."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from helpers.artefacts import open_npy, sha256
+from helpers.artefacts import new_array, open_npy, sentences_for_disk_errors, sha256
+from helpers.config import Config
 from helpers.errors import ArtefactError
+from helpers.rows.bfloat16 import ROW_TYPES
 
 SHARD_BYTES = 1 << 28
+PIECE = 1 << 16  # rows
+
+
+def pieces(N: int) -> Iterator[slice]:
+    """N rows, cut into slices of at most PIECE: what is done to a whole table is done to these, without a second copy of it."""
+    return (slice(first, min(first + PIECE, N)) for first in range(0, N, PIECE))
+
+
+def empty_table(config: Config, name: str, N: int) -> np.ndarray:
+    """A new table (N, D) of config.row_type, in RAM or, of targets with config.tables_on_disk, memory-mapped in `out/tables/`.
+
+    Contexts, which every pair draws from everywhere, are on the disk only where they are trained in parts.
+    """
+    shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
+    if not config.tables_on_disk or (name == "context" and config.context_parts == 1):
+        return np.empty(shape, dtype)
+    with sentences_for_disk_errors(config.folder("tables")):
+        config.folder("tables").mkdir(parents=True, exist_ok=True)
+        return new_array(config.folder("tables") / f"{name}.npy", dtype, shape)
 
 
 def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:

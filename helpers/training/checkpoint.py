@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.artefacts import MANIFEST, differences, new_array, new_folder, read_manifest, sha256, write_manifest
+from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sha256, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import RowFiles, write_rows
+from helpers.rows.files import RowFiles, empty_table, write_rows
 
 NOTEBOOK = "notebook 03_train_embeddings"
 TABLES, SUMS = ("target", "context"), ("target_sums", "context_sums")
@@ -152,6 +152,7 @@ class Checkpoints:
             raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
         facts = dict(zip(("epoch", "block"), position(log, self.blocks), strict=True))
         facts |= {"log": list(log), "config": self.config.part(TRAINING_SETTINGS), "pairs": self.fingerprint}
+        engine.flush()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(path))
             for name in (*TABLES, *SUMS):
@@ -250,15 +251,11 @@ def _copied(path: Path, folder: Path) -> Path:
 
 
 def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tensor | None:
-    """A table, verified: in memory, or, of rows with config.tables_on_disk, in a file to train in; None where the run has no such table."""
+    """A table or its sums, verified, where this run trains them (`empty_table`); None where the run has no such table."""
     if not any(file.startswith(f"{name}-") for file in manifest["files"]):
         return None
     files = RowFiles(path, name)
-    if config.tables_on_disk and name in TABLES:
-        config.folder("tables").mkdir(exist_ok=True)
-        stored = new_array(config.folder("tables") / f"{name}.npy", files.dtype, files.shape)
-    else:
-        stored = np.empty(files.shape, files.dtype)
+    stored = empty_table(config, name, len(files)) if name in TABLES else np.empty(files.shape, files.dtype)
     files.read_into(stored, {file: facts["sha256"] for file, facts in manifest["files"].items()})
     return as_tensor(stored)
 

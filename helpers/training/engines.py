@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from helpers.artefacts import new_array, sentences_for_disk_errors
 from helpers.config import Config
 from helpers.errors import ArtefactError, TrainingError
 from helpers.models import kernels
@@ -18,28 +17,21 @@ from helpers.models.smoothing import fill_start
 from helpers.pairs import noise
 from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.shards import pair_source
-from helpers.rows.bfloat16 import ROW_TYPES, as_stored, as_tensor
+from helpers.rows.bfloat16 import as_stored, as_tensor
+from helpers.rows.files import empty_table
 from helpers.rows.optimizers import new_sums
+from helpers.rows.parts import HeldPart
 from helpers.rows.tables import OffloadedTable
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
 LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
 
 
-def empty_table(config: Config, name: str, N: int) -> np.ndarray:
-    """A new table (N, D) of config.row_type, in RAM or, with config.tables_on_disk, memory-mapped in `out/tables/`."""
-    shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
-    if not config.tables_on_disk:
-        return np.empty(shape, dtype)
-    with sentences_for_disk_errors(config.folder("tables")):
-        config.folder("tables").mkdir(parents=True, exist_ok=True)
-        return new_array(config.folder("tables") / f"{name}.npy", dtype, shape)
-
-
 def new_tables(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """The (target, context) tables that training starts from, (N, D) on the CPU, bfloat16 or float32 by config.row_type."""
     target, context = (empty_table(config, name, len(indptr) - 1) for name in ("target", "context"))
-    fill_start(indptr, contexts, target, context, config.warm_start, config.start_scale, np.random.default_rng(config.seed))
+    folder = config.folder("tables") if config.tables_on_disk else None
+    fill_start(indptr, contexts, target, context, config.warm_start, config.start_scale, np.random.default_rng(config.seed), folder)
     return as_tensor(target), as_tensor(context)
 
 
@@ -57,7 +49,18 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
             raise ArtefactError(f"A table is {found}, but {expected} is expected; {advice}.")
 
 
-class KernelEngine:
+class Engine:
+    """What both engines share: target, context (N, D) on the CPU, up to date after `flush`, and rows of contexts as they are now."""
+
+    def flush(self) -> None:
+        """Bring target, context and their sums up to date: before a checkpoint or an evaluation."""
+
+    def context_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """The context rows of `ids` (int64, any shape) as they are now, (*shape, D)."""
+        return self.context[ids]
+
+
+class KernelEngine(Engine):
     """Trains on CPU cores by `models/kernels.py`: row-wise Adagrad or SGD, rows of bfloat16 or float32, in RAM or memory-mapped.
 
     target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
@@ -76,12 +79,33 @@ class KernelEngine:
         self._rooms = [None] * self.threads
         self._tables = as_stored(target), as_stored(context)
         self._sums = [np.empty(0, np.float32) if state is None else state.numpy() for state in sums]
+        self._held = HeldPart(self._tables[1], self._sums[1], self.blocks.parts) if self.blocks.parts > 1 else None
+        self._degree, self._part_noise = np.diff(indptr) if self._held else None, None
+
+    def flush(self) -> None:
+        """Write the part of the contexts that is in memory to the table on the disk, where there is one."""
+        if self._held:
+            self._held.flush()
+
+    def context_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """The context rows of `ids` (int64, any shape) as they are now, (*shape, D)."""
+        return as_tensor(self._held[ids.numpy()]) if self._held else self.context[ids]
+
+    def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part."""
+        if not self._held:
+            return self._tables[1], self._sums[1], self.noise
+        if (part := self.blocks.part(epoch, block)) != self._held.part:
+            self._held.hold(part)
+            self._part_noise = noise.alias_table(self._degree[self._held.ids], self.config.noise_power)
+        return self._held.rows, self._held.sums, self._part_noise
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
         papers, targets, indptr, contexts = self.blocks.by_target(epoch, block)
         done = np.cumsum(indptr[targets + 1] - indptr[targets])
         pairs = int(done[-1]) if len(done) else 0
+        context, context_sums, noise_table = self._contexts(epoch, block)
         bounds = [0, *np.searchsorted(done, np.arange(1, SHARES) * pairs // SHARES, side="right").tolist(), len(targets)]
         generator = self.blocks.generator(epoch, block)
         keys = generator.integers(0, 2**64, SHARES, dtype=np.uint64)
@@ -94,10 +118,11 @@ class KernelEngine:
             if room is None or len(room[0]) < size:
                 room = kernels.room(size + size // 4, self.config.negatives)
             K, adagrad = self.config.negatives, self.config.optimizer == "rowwise_adagrad"
-            steps = kernels.lay_out(own, indptr, contexts, K, self.noise, keys[share], *room)
+            steps = kernels.lay_out(own, indptr, contexts, K, noise_table, keys[share], *room)
             if papers is not None:
                 np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
-            kernels.train_steps(steps, *room, K, *self._tables, *self._sums, adagrad, np.float32(learning_rate), words)
+            tables = self._tables[0], context, self._sums[0], context_sums
+            kernels.train_steps(steps, *room, K, *tables, adagrad, np.float32(learning_rate), words)
             self._rooms.append(room)
 
         with ThreadPoolExecutor(self.threads) as pool:
@@ -106,7 +131,7 @@ class KernelEngine:
         return pairs
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU. The same arguments and attributes."""
 
     def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
@@ -171,7 +196,7 @@ class SampleLoss:
         self.contexts = torch.from_numpy(np.asarray(blocks.contexts[places]).astype(np.int64))
         self.negatives = torch.from_numpy(noise.draw(noise_table, (len(places), negatives), generator))
 
-    def __call__(self, target: torch.Tensor, context: torch.Tensor) -> float:
-        """target, context: bfloat16 or float32 (N, D)."""
-        rows = target[self.targets].float(), context[self.contexts].float(), context[self.negatives].float()
+    def __call__(self, engine: Engine) -> float:
+        """The loss a pair with the rows of an engine as they are now."""
+        rows = engine.target[self.targets].float(), *(engine.context_rows(ids).float() for ids in (self.contexts, self.negatives))
         return float(sgns_loss(*rows)) / max(len(self.targets), 1)

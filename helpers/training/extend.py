@@ -8,16 +8,15 @@ from helpers.corpus.citations import row_ranges
 from helpers.errors import ArtefactError
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import as_tensor, rounded, to_float32
-from helpers.rows.files import RowFiles
+from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
 from helpers.rows.optimizers import new_sums
 from helpers.training.checkpoint import SUMS, TABLES, trained_checkpoint
-from helpers.training.engines import empty_table
 
-# PIECE: rows at a time. SHARE: of their contexts' mean, the length of new rows: Adagrad's steps are as long for all rows, so a short one
+# SHARE: of their contexts' mean, the length of new rows: Adagrad's steps are as long for all rows, so a short one
 # turns faster. Validation MRR on cit-HepTh, two seeds (retrained .491): share 1 .435, 0.5 and 0.25 .447 (rate 0.1); all pairs trained
 # instead of the new ones, as many steps, .412 against .441 (rate 0.15, share 1). Crossed tables (targets from context rows) start with a
 # loss above chance (6.3), as each table has a mean of its own; with the means moved they are on a par with these.
-PIECE, SHARE = 1 << 16, np.float32(0.5)
+SHARE = np.float32(0.5)
 
 
 def pairs_with_new(config: Config, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +46,7 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
     stored, sums = [empty_table(config, name, len(row_of)) for name in TABLES], [new_sums(config.optimizer, len(row_of)) for _ in SUMS]
     kept = [(name, rows) for name, rows in zip((*TABLES, *SUMS), (*stored, *sums), strict=True) if rows is not None]
     filled, random, passes = row_of >= 0, np.random.default_rng(config.seed).random, []
-    for rows in (slice(first, first + PIECE) for first in range(0, len(row_of), PIECE)):
+    for rows in pieces(len(row_of)):
         cold = (random(stored[0][rows].shape, np.float32) - np.float32(0.5)) / np.float32(config.dimensions)
         stored[0][rows], stored[1][rows] = rounded(cold, stored[0].dtype), 0  # as word2vec does
         for name, new in kept:

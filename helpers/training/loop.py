@@ -66,7 +66,7 @@ def train(
         first = (0, 0)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     if not found:  # row 0 of the log: what the start tables know
-        start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine.target, engine.context)}
+        start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine)}
         log = [{**dict.fromkeys(LOG_COLUMNS, ""), **start, "mrr": _number(evaluate, engine)}]
     events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
@@ -97,6 +97,7 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
 
 
 def _number(evaluate: Evaluate | None, engine) -> float | str:
+    engine.flush()
     score = evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context))) if evaluate else None
     return "" if score is None else score
 
@@ -107,7 +108,7 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     start = time.perf_counter()
     pairs = engine.train_block(epoch, block, rate, bar.update)
     seconds = max(time.perf_counter() - start, 1e-9)
-    loss = sample_loss(engine.target, engine.context)
+    loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     return {
         "epoch": epoch + 1,
