@@ -1,17 +1,19 @@
 """What each stage needs of memory, disk and time, against what this machine has: told, and refused, before anything is allocated."""
 
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
+TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
-COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time: three such tables are 1 GB
-LIMIT_FILES = (  # (limit, usage) of the control group this process runs in, version 2 and version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
+START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as rows are stored
+GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # limit and usage: version 2, 1
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_ram() -> int:
@@ -19,10 +21,25 @@ def available_ram() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     meminfo = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     free = [meminfo["MemAvailable"]] if meminfo else []
-    for limit, usage in LIMIT_FILES:
-        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdecimal():
-            free.append(int(text) - int(Path(usage).read_text()))
+    for folder in control_groups():
+        for limit, usage in GROUP_FILES:
+            if (folder / limit).exists() and (text := (folder / limit).read_text().strip()).isdecimal():
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                cache = sum(int(stat.get(f"total_{name}", stat.get(name, 0))) for name in ("inactive_file", "active_file"))
+                free.append(int(text) - int((folder / usage).read_text()) + cache)  # files in memory give way
     return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
+
+
+def control_groups() -> set[Path]:
+    """The folders of the control groups that this process is in, from its own to the root: version 2's, and version 1's of memory."""
+    found = set()
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
+        _, kinds, path = line.split(":", 2)
+        if not kinds or "memory" in kinds.split(","):
+            root = GROUPS / "memory" if kinds else GROUPS
+            own = root / path.strip("/")
+            found |= {root, *(folder for folder in (own, *own.parents) if folder.is_relative_to(root))}
+    return found
 
 
 def reading_needs(files: list) -> dict:
@@ -52,22 +69,132 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2) -> int:
     return 2 * N * (value_bytes * D + 4)
 
 
-def training_needs(N: int, D: int, value_bytes: int = 2, seconds: float = 0, on_disk: bool = False, there: int = 0) -> dict:
-    """What notebook 03 needs for N papers x D: two tables (in memory, or files), their sums, columns to smooth; three checkpoints on disk.
+def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
+    """Spans (table, where, first row, last row) of both tables of N rows, in `gpu`, then `ram` bytes, then on the disk, hottest first.
 
-    value_bytes: 2 for rows of bfloat16, 4 for float32; there: bytes of checkpoints that are on the disk already.
+    Contexts are hotter than targets: a pair touches 1 + K of them, while a target's pairs come together; within a table papers are in
+    descending degree, so that a span is a range.
     """
+    rooms, spans = {"GPU memory": gpu, "RAM": ram, "disk": 2 * N * row_bytes}, []
+    for table in ("contexts", "targets"):
+        first = 0
+        for where in rooms:
+            last = min(N, first + rooms[where] // row_bytes)
+            rooms[where] -= (last - first) * row_bytes
+            spans += [(table, where, first, last)] if last > first else []
+            first = last
+    return spans
 
-    def ram(D: int) -> int:
-        tables = 0 if on_disk else 2 * value_bytes * N * D
-        return tables + 8 * N + max(12 * N * min(D, columns_at_a_time(N)), 24 * N) + WORK_BYTES
 
-    fits = next((d for d in range(D - D % 4, 0, -4) if ram(d) <= available_ram()), 0)
-    advice = f"DIMENSIONS = {fits} fits" if fits else "no number of dimensions fits: keep fewer papers (FILTERS in notebook 01)"
-    if fits and not on_disk:
-        advice += "; so does SETTINGS = {'tables_on_disk': True}, which is slower"
-    files = (3 + on_disk) * checkpoint_bytes(N, D, value_bytes)
-    return {"ram": ram(D), "disk": max(files - there, files // 3), "seconds": seconds, "advice": advice}
+class Item(NamedTuple):
+    """A line of the plan: what takes how many bytes where, and how long."""
+
+    what: str
+    where: str
+    rows: int
+    bytes: int
+    seconds: float = 0
+    phase: str = ""  # start or train: when the bytes are taken; "" = always
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How fast this machine is, as training/plan.py measures it."""
+
+    pairs: float  # trained a second
+    smoothed: float  # values smoothed a second, in all steps: pairs times columns
+    drawn: float  # random values a second, made and normalised
+    written: float  # bytes a second, to the disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What decides the memory, disk and time of a training on CPU cores."""
+
+    N: int  # papers
+    P: int  # pairs an epoch
+    D: int
+    value_bytes: int = 2  # of a row's value: bfloat16 2, float32 4
+    epochs: int = 1
+    steps: int = 5  # smoothing steps of the warm start
+    parts: int = 1  # of the contexts; several are on the disk, and one of them in RAM
+    on_disk: bool | None = None  # targets in a file; None: where they must be
+
+    def items(self, rates: Rates | None = None) -> list[Item]:
+        """The plan, line by line; its times are 0 without rates."""
+        N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
+        checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes), self.parts
+        start = self.D * (self.steps * self.P / rates.smoothed + N / rates.drawn) if rates else 0
+        train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
+        items = [
+            Item("target rows", "disk" if self.on_disk else "RAM", N, table),
+            Item("context rows" if parts == 1 else f"context rows, one of {parts} parts", "RAM", N // parts, table // parts, phase="train"),
+            Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
+            Item("noise, optimiser sums, order of the papers", "RAM", N, 16 * N),
+            Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
+            Item("Python, its libraries, a batch", "RAM", 0, TRAINING_BYTES),
+            Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
+            Item("checkpoints: the newest two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
+        ]
+        if self.on_disk:
+            items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
+        return items + ([Item("context rows, all parts", "disk", N, table)] if parts > 1 else [])
+
+    def needs(self, where: str) -> int:
+        """Bytes of RAM or disk at the peak. What is mapped from files is not counted as RAM: it gives way where memory gets narrow."""
+        items = [item for item in self.items() if item.where == where]
+        return max(sum(item.bytes for item in items if item.phase in ("", phase)) for phase in ("start", "train"))
+
+    def placed(self, ram: int) -> "Training":
+        """The same with targets in RAM where all fits into `ram` bytes, else, unless that is ruled out, in a file.
+
+        Raises ConfigError, with each single change that would fit, where nothing does.
+        """
+        ways = (self.on_disk,) if self.on_disk is not None else (False, True) if self.parts == 1 else (True,)
+        plans = [dataclasses.replace(self, on_disk=way) for way in ways]
+        for plan in plans:
+            if plan.needs("RAM") <= ram:
+                return plan
+
+        def fits(**change) -> bool:
+            return dataclasses.replace(plans[-1], **change).needs("RAM") <= ram
+
+        changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
+        parts = next((parts for parts in range(2, 65) if fits(on_disk=True, parts=parts)), 0)
+        dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
+        changes += [(f"context_parts = {parts}, slower", parts), (f"dimensions = {dimensions}", dimensions)]
+        advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
+        raise ConfigError(
+            f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
+            f"{advice} would fit."
+        )
+
+
+def training_needs(plan: Training, rates: Rates | None = None, there: int = 0) -> dict:
+    """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
+    disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes)
+    seconds = sum(item.seconds for item in plan.items(rates))
+    return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
+
+
+def in_minutes(seconds: float) -> str:
+    """A time in words: seconds, about 30 seconds, about 4 minutes."""
+    return f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
+
+
+def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, str]]:
+    """(what, where, rows, bytes, time) of a training, in words."""
+    return [
+        (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", in_minutes(seconds) if seconds else "")
+        for what, where, rows, size, seconds, _ in plan.items(rates)
+    ]
+
+
+def largest_dimensions(N: int, ram: int, gpu: int = 0, value_bytes: int = 2) -> dict[str, int]:
+    """The largest D for N papers: with both tables in one memory, off-loaded from the GPU to RAM, and with targets on the disk."""
+    free = max(ram - TRAINING_BYTES - 40 * N, 0)  # beside the tables, as in Training.items
+    rooms = {"one memory": max(gpu, free) / 2, "GPU and RAM": (gpu + free) / 2, "and targets on the disk": gpu + free}
+    return {what: int(room / N / value_bytes) // 4 * 4 for what, room in rooms.items()}
 
 
 def looking_needs(N: int, D: int) -> dict:
@@ -93,12 +220,11 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
     for what, need, here in (("RAM", ram, free_ram), ("disk", disk, free_disk)):
         if need > here:
             raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
-    time = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
     return [
         ("RAM", in_words(ram), f"{in_words(free_ram)} available"),
         ("GPU", "not needed", gpu),
         ("disk", in_words(disk), f"{in_words(free_disk)} free"),
         ("Drive", in_words(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
-        ("time", time, "on 2 idle cores"),
+        ("time", in_minutes(seconds), "on 2 idle cores"),
     ]

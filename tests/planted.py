@@ -67,8 +67,8 @@ def planted_citations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(citing, cited) int32 (E,) each, shuffled, papers in the order of their topics: paper i lies in leaf i // LEAF.
 
-    citations: how many a paper makes on average; tail: the shape of the gamma distribution that they spread by, the smaller, the more papers
-    with few or none; None for Poisson's law.
+    citations: how many a paper makes on average; tail: the shape of the gamma distribution that they spread by (the smaller, the more
+    papers have few or none); None for Poisson's law.
     """
     fitness = np.concatenate([[0], np.cumsum(1 + generator.pareto(FITNESS, N))])
     made = generator.poisson(citations * (generator.gamma(tail, 1 / tail, N) if tail else np.ones(N))).astype(np.int32)

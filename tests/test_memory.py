@@ -1,5 +1,6 @@
 """The preflight: what a step needs against what there is, and a refusal that says what would fit."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,19 @@ import pytest
 from helpers import memory
 from helpers.corpus.dumps import DumpFile
 from helpers.errors import ConfigError
-from helpers.memory import available_ram, looking_needs, pair_needs, preflight, reading_needs, training_needs
+from helpers.memory import (
+    Rates,
+    Training,
+    available_ram,
+    largest_dimensions,
+    looking_needs,
+    pair_needs,
+    place,
+    plan_table,
+    preflight,
+    reading_needs,
+    training_needs,
+)
 
 
 def test_available_ram_is_what_the_system_says():
@@ -15,34 +28,110 @@ def test_available_ram_is_what_the_system_says():
     assert 0 < available_ram() <= meminfo["MemTotal"]
 
 
-def test_a_control_group_caps_it(tmp_path, monkeypatch):
-    (tmp_path / "limit").write_text("3000000000\n")
-    (tmp_path / "usage").write_text("2000000000\n")
-    monkeypatch.setattr(memory, "LIMIT_FILES", ((tmp_path / "limit", tmp_path / "usage"),))
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_group_caps_it(tmp_path, monkeypatch, version):
+    """This process is in /a/b; the limit stands at /a, and what is used there counts, but for files in memory, which give way."""
+    root = tmp_path if version == 2 else tmp_path / "memory"
+    (root / "a" / "b").mkdir(parents=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    prefix = "" if version == 2 else "total_"
+
+    def write(folder, limit, usage):
+        (folder / names[0]).write_text(f"{limit}\n")
+        (folder / names[1]).write_text(f"{usage}\n")
+        (folder / "memory.stat").write_text(f"{prefix}inactive_file 300000000\n{prefix}active_file 200000000\nmapped_file 7\n")
+
+    write(root / "a", 3_000_000_000, 2_000_000_000)
+    write(root / "a" / "b", "max" if version == 2 else 9223372036854771712, 1_000_000_000)
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n" if version == 2 else "5:cpu,cpuacct:/x\n4:memory:/a/b\n0::/\n")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", own)
+    assert available_ram() == 1_500_000_000
+    own.write_text("0::/elsewhere\n" if version == 2 else "4:memory:/docker/1234\n")  # a path of outside the container
+    assert available_ram() > 3_000_000_000
+    write(root, 2_500_000_000, 2_000_000_000)
     assert available_ram() == 1_000_000_000
-    (tmp_path / "limit").write_text("max\n")
-    assert available_ram() > 1_000_000_000
 
 
 def test_the_rows(tmp_path):
-    rows = preflight(tmp_path / "not" / "yet", **training_needs(12_000, 64, seconds=240))
+    rows = preflight(tmp_path / "not" / "yet", ram=10**8, disk=10**6, seconds=240, advice="free some")
     assert [what for what, _, _ in rows] == ["RAM", "GPU", "disk", "Drive", "time"]
     assert rows[-1][1] == "about 4 minutes" and all(len(row) == 3 for row in rows)
 
 
-def test_a_table_that_does_not_fit_is_refused_with_what_would(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_ram", lambda: 12_700_000_000)
+MEDLINE, CS = Training(14_886_544, 300_000_000, 188), Training(2_150_127, 40_000_000, 512, value_bytes=4)
+COLAB = int(12.7 * 2**30)
+
+
+def test_medline_and_cs_fit_into_a_free_colab_and_where_their_tables_go():
+    for plan in (MEDLINE, CS):
+        assert plan.placed(COLAB).on_disk is False and plan.needs("RAM") > plan.N * plan.D * plan.value_bytes * 2
+    large = dataclasses.replace(MEDLINE, D=300)
+    assert large.placed(COLAB).on_disk is True, "targets go to the disk"
+    assert large.placed(25 * 2**30).on_disk is False
+    huge = dataclasses.replace(MEDLINE, D=512, parts=2).placed(COLAB)
+    assert huge.on_disk and huge.needs("disk") > 5 * 14_886_544 * 512 * 2
+    where = {(item.what.split(",")[0], item.where): item.rows for item in huge.items()}
+    assert where["target rows", "disk"] == 14_886_544 and where["context rows", "RAM"] == 7_443_272
+
+
+@pytest.mark.parametrize(
+    ("plan", "ram", "advice"),
+    [
+        (
+            dataclasses.replace(MEDLINE, on_disk=False),
+            10e9,
+            "tables_on_disk = None or context_parts = 2, slower or dimensions = 148 would fit.",
+        ),
+        (dataclasses.replace(MEDLINE, D=512), 12.7e9, "context_parts = 2, slower or dimensions = 388 would fit."),
+        (dataclasses.replace(CS, D=2048), 12.7e9, "row_type = 'bfloat16' or context_parts = 2, slower or dimensions = 1412 would fit."),
+        (Training(2_000_000_000, 10**9, 8), 12.7e9, "keep fewer papers (FILTERS in notebook 01) would fit."),
+    ],
+)
+def test_what_fits_nowhere_is_refused_with_what_would(plan, ram, advice):
     with pytest.raises(ConfigError) as caught:
-        preflight(tmp_path, **training_needs(14_886_544, 188))
-    assert str(caught.value) == (
-        "This step needs 15.1 GB of RAM, but 12.7 GB are available; DIMENSIONS = 148 fits; so does SETTINGS = {'tables_on_disk': True}, "
-        "which is slower."
-    )
-    assert training_needs(14_886_544, 148)["ram"] <= 12_700_000_000 < training_needs(14_886_544, 152)["ram"]
-    assert training_needs(2_150_127, 512)["ram"] < 7e9 < 10e9 < training_needs(2_150_127, 512, value_bytes=4)["ram"] < 12_700_000_000
-    assert training_needs(14_886_544, 188, on_disk=True)["ram"] < 5e9
-    with pytest.raises(ConfigError, match="no number of dimensions fits: keep fewer papers"):
-        preflight(tmp_path, **training_needs(2_000_000_000, 8))
+        plan.placed(ram)
+    told = str(caught.value)
+    assert told.startswith(f"{plan.N:,} papers x {plan.D} need ") and told.endswith(f"GB are available; {advice}")
+    if "dimensions" in advice:
+        D = int(advice.split("dimensions = ")[1].split()[0])
+        assert dataclasses.replace(plan, D=D).placed(ram)
+        with pytest.raises(ConfigError):
+            dataclasses.replace(plan, D=D + 4).placed(ram)
+
+
+def test_rows_are_placed_hottest_first():
+    N, row = 1000, 100
+    assert place(N, row, gpu=10**9, ram=0) == [("contexts", "GPU memory", 0, N), ("targets", "GPU memory", 0, N)]
+    assert place(N, row, gpu=30_050, ram=100_000) == [
+        ("contexts", "GPU memory", 0, 300),
+        ("contexts", "RAM", 300, 1000),
+        ("targets", "RAM", 0, 300),
+        ("targets", "disk", 300, 1000),
+    ]
+    assert [where for _, where, _, _ in place(N, row, 0, 0)] == ["disk", "disk"]
+
+
+def test_the_largest_number_of_dimensions():
+    colab, t4 = largest_dimensions(14_886_544, COLAB), largest_dimensions(14_886_544, COLAB, gpu=14 * 10**9)
+    assert colab["one memory"] == colab["GPU and RAM"] and colab["and targets on the disk"] > 1.9 * colab["one memory"]
+    assert t4["GPU and RAM"] > 1.9 * colab["one memory"] and t4["one memory"] >= colab["one memory"]
+    assert dataclasses.replace(MEDLINE, D=colab["and targets on the disk"], on_disk=True).placed(COLAB)
+    assert dataclasses.replace(MEDLINE, D=colab["one memory"], on_disk=False).placed(COLAB)
+    for D in (colab["one memory"] + 8, colab["and targets on the disk"] + 8):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(MEDLINE, D=D, on_disk=D > 300).placed(COLAB)
+
+
+def test_the_plan_in_words():
+    rates = Rates(pairs=2e6, smoothed=3e9, drawn=3e8, written=3e8)
+    lines = plan_table(MEDLINE.placed(COLAB), rates)
+    told = {what.split(",")[0]: (where, rows, size, seconds) for what, where, rows, size, seconds in lines}
+    assert told["target rows"] == ("RAM", "14,886,544", "5.6 GB", "")
+    assert told["training"] == ("", "", "", "about 2 minutes")  # 300 M / 2 M a second = 150 s, half to even
+    needs = training_needs(MEDLINE, rates)
+    assert needs["ram"] == MEDLINE.needs("RAM") and 150 < needs["seconds"] < 400
 
 
 def test_a_disk_that_is_too_small(tmp_path):
@@ -63,5 +152,5 @@ def test_every_stage_needs_more_for_more(tmp_path):
 
 
 def test_checkpoints_that_are_there_already_need_no_more_room():
-    new, resumed = (memory.training_needs(1000, 64, there=there)["disk"] for there in (0, 2 * memory.checkpoint_bytes(1000, 64)))
-    assert new == 3 * memory.checkpoint_bytes(1000, 64) and resumed == memory.checkpoint_bytes(1000, 64)
+    plan, each = Training(1000, 10_000, 64), memory.checkpoint_bytes(1000, 64)
+    assert [training_needs(plan, there=there)["disk"] for there in (0, 2 * each, 5 * each)] == [3 * each, each, each]

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from helpers.artefacts import new_array
-from helpers.memory import columns_at_a_time
+from helpers.memory import START_COLUMNS, columns_at_a_time
 from helpers.models.simd import add_row, dot_row, load_row, store_row, train_row
 from helpers.prefetch import prefetch_row
 from helpers.rows.bfloat16 import rounded, to_float32
@@ -26,7 +26,6 @@ THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
-START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as the rows are stored
 WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
 

@@ -137,14 +137,14 @@ class PairBlocks(PairSource):
     def targets(self, epoch: int, block: int) -> np.ndarray:
         """The different targets of one block, int32, in this epoch's order; each has all its contexts (of the part) there."""
         if epoch != self._epoch:
-            degree = np.diff(self.indptr)
+            degree = np.diff(self.indptr).astype(np.int32)
             trained = np.flatnonzero(degree).astype(np.int32)
             run = max(1, len(trained) >> 14)
             runs = self.generator(epoch, purpose=ORDER).permutation(-(-len(trained) // run)).astype(np.int32)
             order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
             self._epoch, self._order = epoch, trained[order[order < len(trained)]]
             starts = np.arange(self.cuts) * self.pairs // self.cuts
-            done = np.cumsum(degree[self._order])
+            done = np.cumsum(degree[self._order], dtype=np.int64)
             self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(done))
         cut = block % self.cuts
         return self._order[self._bounds[cut] : self._bounds[cut + 1]]

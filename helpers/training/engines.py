@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from helpers.config import Config
-from helpers.errors import ArtefactError, TrainingError
+from helpers.errors import ArtefactError, ConfigError, TrainingError
 from helpers.models import kernels
 from helpers.models.sgns import sgns_loss
 from helpers.models.smoothing import fill_start
@@ -182,8 +182,11 @@ def pick_device(config: Config) -> torch.device:
 
 
 def engine_class(config: Config) -> type:
-    """KernelEngine on a CPU, TorchEngine on a GPU or where config.engine asks for it."""
-    return TorchEngine if config.engine == "torch" or pick_device(config).type == "cuda" else KernelEngine
+    """KernelEngine on a CPU, TorchEngine on a GPU or where config.engine asks for it; ConfigError where it has to be the other."""
+    by_torch = config.engine == "torch" or pick_device(config).type == "cuda"
+    if by_torch and config.context_parts > 1:
+        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel' and device 'cpu'.")
+    return TorchEngine if by_torch else KernelEngine
 
 
 class SampleLoss:

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import math
 import shutil
 import time
@@ -10,20 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from helpers.artefacts import new_file, sentences_for_disk_errors
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, TrainingError
-from helpers.pairs import noise
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import SampleLoss, TorchEngine, engine_class, new_tables
+from helpers.training.engines import SampleLoss, engine_class, new_tables
 from helpers.training.extend import extended_tables, pairs_with_new
+from helpers.training.plan import placed
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
@@ -45,8 +43,10 @@ def train(
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
-    Raises TrainingError where the loss stays at chance or is no longer a number, ArtefactError for another run's checkpoints.
+    Raises ConfigError where the tables do not fit into memory, TrainingError where the loss stays at chance or is no longer a number,
+    ArtefactError for another run's checkpoints.
     """
+    config = placed(config, pairs)
     Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
     source = pair_source(config, *trained_on, pairs.fingerprint)
@@ -120,22 +120,6 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
         "loss": loss,
         "mrr": "",
     }
-
-
-def estimated_seconds(config: Config, pairs: Pairs) -> float:
-    """How long the training will take, from a few steps on throw-away tables of this run's shape (at most 100,000 rows), in seconds."""
-    N = min(pairs.papers, 100_000)
-    Engine, generator = engine_class(config), np.random.default_rng(0)
-    P = 4 * config.batch_pairs if Engine is TorchEngine else 1 << 15
-    indptr, contexts = np.arange(N + 1) * P // N, generator.integers(0, N, P, dtype=np.int32)
-    trial = dataclasses.replace(config, block_pairs=P, tables_on_disk=False, pairs_from="citations")
-    tables = [torch.randn(N, config.dimensions).mul_(0.1).to(getattr(torch, config.row_type)) for _ in range(2)]
-    engine = Engine(trial, indptr, contexts, noise.alias_table(np.ones(N), 1), *tables)
-    engine.train_block(0, 0, 0.01)  # the first one warms up
-    start = time.perf_counter()
-    engine.train_block(1, 0, 0.01)
-    seconds = time.perf_counter() - start
-    return seconds / P * config.epochs * pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
 
 
 def _advice(log: list[dict]) -> str:
