@@ -372,7 +372,7 @@ def test_the_loop_trains_from_walks_and_shards(run, pairs_from, engine):
     c, pairs, walk = run(pairs_from=pairs_from, engine=engine, epochs=3, learning_rate=0.1)
     result = train(c, pairs, validation_mrr(pairs))
     assert result.log[-1]["pairs"] == 3 * walk.pairs and result.log[-1]["loss"] < 0.7 * chance_loss(c.negatives)
-    assert result.log[-1]["mrr"] > 0.1
+    assert result.log[-1]["mrr"] > 0.07  # chance: .02
     again = train(dataclasses.replace(c, epochs=3), pairs)  # from the checkpoint: nothing to do
     assert torch.equal(again.target, result.target)
 

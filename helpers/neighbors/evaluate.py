@@ -1,10 +1,10 @@
 """Link prediction: does the cited paper of a held-out citation rank high among 1,000 candidates?
 
 Protocol: of each held-out citation (query, answer) the answer is ranked among CANDIDATES papers, half drawn uniformly from all papers,
-half by degree (as the ends of random training citations), with replacement, so that few papers come more than once. Candidates that are
-the query, the answer, or known neighbours of the query do not count. Ties count half. MRR is the mean of 1 / rank, hits@k the share of
-ranks up to k. The first half of the held-out citations is the validation split, on which a reading is chosen; the second half is the
-test split, which is reported.
+half by degree (as the ends of random training citations), with replacement, so that few papers come more than once; of LARGE graphs the
+candidates come from a pool that was drawn so. Candidates that are the query, the answer, or known neighbours of the query do not count.
+Ties count half. MRR is the mean of 1 / rank, hits@k the share of ranks up to k. The first half of the held-out citations is the
+validation split, on which a reading is chosen; the second half is the test split, which is reported.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from helpers.pairs.build import Pairs
 
 CANDIDATES = 1000
 MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
+LARGE, POOL = 1 << 20, 1 << 16  # of more papers, all candidates are drawn from 2 x POOL: a table on a disk is read for these alone
 FEW_TESTS = 200
 HITS = (1, 10, 50)
 CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
@@ -36,9 +37,13 @@ class Questions:
         generator = np.random.default_rng(seed)
         n, half = len(heldout), CANDIDATES // 2
         self.queries, self.answers = heldout[:, 0].astype(np.int64), heldout[:, 1].astype(np.int64)
-        places = np.sort(generator.integers(0, len(pairs.contexts), n * half))  # sorted: the map is read once
+        pool = POOL if pairs.papers > LARGE else n * half
+        places = np.sort(generator.integers(0, len(pairs.contexts), pool))  # sorted: the map is read once
         by_degree = np.asarray(pairs.contexts[places])
         uniform = generator.integers(0, pairs.papers, (n, CANDIDATES - half))
+        if pairs.papers > LARGE:
+            by_degree = by_degree[generator.integers(0, pool, n * half)]
+            uniform = generator.integers(0, pairs.papers, pool)[generator.integers(0, pool, uniform.shape)]
         self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
         excluded = _are_neighbours(pairs.indptr, pairs.contexts, self.queries, self.candidates)
         self.excluded = excluded | (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
