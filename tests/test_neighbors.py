@@ -65,6 +65,21 @@ def test_candidates_are_half_uniform_half_by_degree(pairs):
     assert np.abs(by_degree / by_degree.sum() - degree / degree.sum()).max() < 1e-3
 
 
+def test_candidates_of_large_graphs_come_from_a_pool(pairs, monkeypatch):
+    monkeypatch.setattr(evaluation, "LARGE", 100)
+    monkeypatch.setattr(evaluation, "POOL", 30)
+    half, degree = evaluation.CANDIDATES // 2, np.diff(pairs.indptr)
+    seen = []
+    for seed in range(400):
+        candidates = Questions(pairs, pairs.heldout, seed).candidates
+        pools = [np.unique(part) for part in (candidates[:, :half], candidates[:, half:])]
+        assert all(10 < len(pool) <= 30 for pool in pools)
+        seen.append([np.bincount(part.ravel(), minlength=400) for part in (candidates[:, :half], candidates[:, half:])])
+    uniform, by_degree = np.sum(seen, axis=0)
+    assert np.abs(uniform / uniform.sum() - 1 / 400).max() < 2.5e-3  # five standard deviations of 12,000 draws
+    assert np.abs(by_degree / by_degree.sum() - degree / degree.sum()).max() < 5e-3
+
+
 def test_baselines(pairs):
     queries, papers = np.array([0, 7]), np.array([[1, 2, 3], [7, 8, 9]])
     scores = baselines(pairs)(queries, papers)

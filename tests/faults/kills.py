@@ -69,7 +69,7 @@ def run(start: Start, folder: Path, graph: Path, kills: int = 0, threads: int = 
     while True:
         process = start("trainee", folder, done, threads, wrong, printed=folder / "printed.txt")
         if done < kills:
-            blocks = blocks or all_blocks(folder)
+            blocks = blocks or all_blocks(folder, wrong)
             alive = _wait_for(process, folder, done, moments[done] * len(blocks), aims[done], generator)
         if done == kills or not alive:
             assert process.wait() == 0, (folder / "printed.txt").read_text()
@@ -82,15 +82,14 @@ def run(start: Start, folder: Path, graph: Path, kills: int = 0, threads: int = 
             shutil.rmtree(folder / "run")
     outcome = Outcome(folder, done, hits, 0, 0)
     counts = lineage((folder / "ledger.txt").read_text(), sha256(outcome.last / MANIFEST))
-    outcome.lost = sum(block not in counts for block in all_blocks(folder))
+    outcome.lost = sum(block not in counts for block in all_blocks(folder, wrong))
     outcome.doubled = sum(count - 1 for count in counts.values())
     return outcome
 
 
-def all_blocks(folder: Path) -> list[tuple[int, int]]:
+def all_blocks(folder: Path, wrong: str = "") -> list[tuple[int, int]]:
     """(epoch, block) of everything that the run is to train."""
-    config = settings(folder)
-    return [(epoch, block) for epoch in range(config.epochs) for block in range(blocks_an_epoch(folder))]
+    return [(epoch, block) for epoch in range(settings(folder).epochs) for block in range(blocks_an_epoch(folder, wrong))]
 
 
 def lineage(ledger: str, last: str) -> Counter:

@@ -3,7 +3,8 @@
 FOLDER/ledger.txt gets one line an event, first the process's number LIFE: `start HASH` (the manifest of the checkpoint it goes on from, or
 -), `block EPOCH BLOCK` (trained), `save PLACE` (the rows of a checkpoint begin to be written in a temporary folder), `wrote PLACE HASH`
 (its manifest is there), `end`. What the trainer itself says of its position is not asked.
-WRONG breaks resuming on purpose, to see that the harness tells: `skip` a block, `double` one, or load a shard `unverified`.
+WRONG breaks resuming on purpose, to see that the harness tells: `skip` a block, `double` one, or load a shard `unverified`; or it is where
+the tables are: `on_disk` (targets in a file) or `in_parts` (contexts, too).
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from tests.planted import planted
 
 PAPERS, EPOCHS, BLOCK_PAIRS = 4000, 20, 4500
 CHECKPOINT_SECONDS = 0.08
+PLACES = {"on_disk": dict(tables_on_disk=True), "in_parts": dict(context_parts=2)}
 PIECE, PAUSE = 1 << 14, 0.002  # bytes that a copy writes at a time, seconds it waits then: a slow Drive
 
 
@@ -49,9 +51,10 @@ def read_graph(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(**vars(pairs), papers=len(pairs.indptr) - 1, fingerprint={"graph.npz": sha256(folder / "graph.npz")})
 
 
-def blocks_an_epoch(folder: Path) -> int:
+def blocks_an_epoch(folder: Path, wrong: str = "") -> int:
     """How many blocks an epoch of that graph has."""
-    return max(1, round(len(read_graph(folder).contexts) / settings(folder).block_pairs))
+    config = settings(folder, **PLACES.get(wrong, {}))
+    return config.context_parts * max(1, round(len(read_graph(folder).contexts) / config.context_parts / config.block_pairs))
 
 
 def keep_slowly(elsewhere: Path):
@@ -129,9 +132,14 @@ def main(folder: str, life: str, threads: str, wrong: str = "") -> None:
     """Train to the end, or until killed."""
     place = Path(folder)
     keep_a_ledger(place / "ledger.txt", int(life))
-    if wrong:
+    if wrong and wrong not in PLACES:
         break_resuming(wrong, blocks_an_epoch(place))
-    loop.train(settings(place, int(threads)), read_graph(place), keep=keep_slowly(place / "drive"), elsewhere=place / "drive")
+    loop.train(
+        settings(place, int(threads), **PLACES.get(wrong, {})),
+        read_graph(place),
+        keep=keep_slowly(place / "drive"),
+        elsewhere=place / "drive",
+    )
     with open(place / "ledger.txt", "a") as ledger:
         ledger.write(f"{life} end\n")
 
