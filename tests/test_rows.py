@@ -1,5 +1,10 @@
 """The model and the off-loaded rows: the gradient is right, and training through the tables equals the plain model, duplicates included."""
 
+import ctypes
+import mmap
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +14,7 @@ from helpers.errors import ArtefactError
 from helpers.models import smoothing
 from helpers.models.sgns import PlainSGNS, sgns_loss
 from helpers.models.smoothing import WARM_STARTS, choose_warm_start, column_blocks, fill_start, smooth, smooth_trained, weigh
+from helpers.prefetch import read_ahead
 from helpers.rows import files
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
 from helpers.rows.optimizers import FIRST_SUM
@@ -233,3 +239,43 @@ def test_rows_in_files_read_as_one_array(tmp_path, monkeypatch, shape, dtype):
         found.read_into(again, {path.name: "0" for path in found.paths})
     with pytest.raises(ArtefactError, match="holds no whole table context"):
         files.RowFiles(tmp_path, "context")
+
+
+def in_memory(table: np.ndarray) -> np.ndarray:
+    """Whether each page of a memory-mapped table is in memory, bool (pages,), from the page of its first value on."""
+    start = table.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    pages = (ctypes.c_ubyte * -(-(table.ctypes.data + table.nbytes - start) // mmap.PAGESIZE))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(pages) * mmap.PAGESIZE), pages) == 0
+    return np.frombuffer(pages, np.uint8) & 1 > 0
+
+
+def test_rows_that_are_expected_are_read_from_the_disk_and_no_others(tmp_path):
+    table = np.random.default_rng(0).integers(0, 1000, (100_000, 50)).astype(np.uint16)
+    np.save(tmp_path / "table.npy", table)
+    with open(tmp_path / "table.npy", "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = np.load(tmp_path / "table.npy", mmap_mode="r")
+    if in_memory(mapped).mean() > 0.5:
+        pytest.skip("files in this folder are always in memory")
+    rows = np.array([3, 4, 5, 7, 60_000, 99_999])
+    read_ahead(mapped, rows)
+    read_ahead(mapped, rows[:0])
+    wanted = np.unique([(128 + row * 100 + byte) // mmap.PAGESIZE for row in rows.tolist() for byte in (0, 99)])
+    until = time.monotonic() + 20
+    while not in_memory(mapped)[wanted].all() and time.monotonic() < until:
+        time.sleep(0.01)
+    there = in_memory(mapped)
+    assert there[wanted].all() and there.sum() < 200 < len(there)
+    assert np.array_equal(mapped[rows], table[rows])
+    read_ahead(table, rows)  # of a table in memory: nothing happens
+
+
+def test_tables_in_files_pass_on_what_is_expected(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SHARD_BYTES", 4000)
+    stored = np.arange(10_000, dtype=np.uint16).reshape(1000, 10)
+    files.write_rows(tmp_path, "target", stored)
+    asked = []
+    monkeypatch.setattr(files, "read_ahead", lambda part, rows: asked.append((len(part), rows.tolist())))
+    Float32Rows(files.RowFiles(tmp_path, "target")).expect(np.array([0, 199, 200, 999]))
+    assert asked == [(200, [0, 199]), (200, [0]), (200, []), (200, []), (200, [199])]

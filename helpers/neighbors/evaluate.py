@@ -61,6 +61,14 @@ class Questions:
                 ranks.setdefault(name, np.empty(len(self.queries)))[chunk] = 1 + better + 0.5 * equal
         return ranks
 
+    def ranks_by_readings(self, target, context) -> dict[str, np.ndarray]:
+        """The answers' ranks by each reading of two tables that read as float32 (N, D); tables in files are read ahead."""
+        papers = np.unique(np.concatenate([self.queries, self.answers, self.candidates.ravel()]))
+        for table in (target, context):
+            if hasattr(table, "expect"):
+                table.expect(papers)
+        return self.ranks(readings(target, context), target.shape[1])
+
 
 def readings(target: np.ndarray, context: np.ndarray) -> Scores:
     """The ways to score pairs of papers from the two tables, float (N, D) each."""
@@ -106,13 +114,13 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 
     validation, test = splits(pairs.heldout)
     if not len(validation):
         return {}
-    D = target.shape[1]
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
     results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
     results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
-    for kind, scores, values in (("readings", readings(target, context), D), ("baselines", baselines(pairs, seed), 1)):
-        results[kind] = {name: summary(ranks, seed) for name, ranks in of_test.ranks(scores, values).items()}
-    for name, ranks in of_validation.ranks(readings(target, context), D).items():
+    ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, seed))}
+    for kind, scores in ranked.items():
+        results[kind] = {name: summary(ranks, seed) for name, ranks in scores.items()}
+    for name, ranks in of_validation.ranks_by_readings(target, context).items():
         results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
     return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
@@ -145,7 +153,7 @@ def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np
     questions = Questions(pairs, validation, seed)
 
     def mrr(target: np.ndarray, context: np.ndarray) -> float:
-        return max(float((1 / ranks).mean()) for ranks in questions.ranks(readings(target, context), target.shape[1]).values())
+        return max(float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values())
 
     return mrr
 

@@ -9,6 +9,7 @@ import numpy as np
 from helpers.artefacts import new_array, open_npy, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.errors import ArtefactError
+from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import ROW_TYPES
 
 SHARD_BYTES = 1 << 28
@@ -78,6 +79,11 @@ class RowFiles:
         for i in np.unique(part_of):
             found[part_of == i] = self.parts[i][rows[part_of == i] - self.starts[i]]
         return found[..., *columns] if columns else found
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Have these rows (int, ascending) read from the disk before they are asked for one by one."""
+        for part, first in zip(self.parts, self.starts.tolist(), strict=False):
+            read_ahead(part, rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(part))] - first)
 
     def read_into(self, stored: np.ndarray, hashes: dict[str, str]) -> None:
         """Fill `stored`, of this shape and dtype, shard by shard, each checked by its sha256; raises ArtefactError."""

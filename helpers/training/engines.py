@@ -17,6 +17,7 @@ from helpers.models.smoothing import fill_start
 from helpers.pairs import noise
 from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.shards import pair_source
+from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor
 from helpers.rows.files import empty_table
 from helpers.rows.optimizers import new_sums
@@ -103,6 +104,8 @@ class KernelEngine(Engine):
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
         papers, targets, indptr, contexts = self.blocks.by_target(epoch, block)
+        if self.config.tables_on_disk:
+            read_ahead(self._tables[0], np.sort(targets if papers is None else papers))
         done = np.cumsum(indptr[targets + 1] - indptr[targets])
         pairs = int(done[-1]) if len(done) else 0
         context, context_sums, noise_table = self._contexts(epoch, block)
