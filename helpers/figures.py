@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
 SIZE = (7.5, 3.6)  # inches
@@ -72,4 +73,31 @@ def ranking_quality(metrics: dict) -> Figure:
         axes.annotate(f"{mrr:.3f}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [name + (" (chosen)" if name == metrics["chosen_reading"] else "") for name, _, _ in rows])
     axes.margins(x=0.12)
+    return figure
+
+
+def hot_rows(degree: np.ndarray, noise_power: float) -> Figure:
+    """What share of the contexts and of the negatives the most cited papers serve. degree: int (N,), of training pairs."""
+    figure, axes = _figure("Hot and cold rows: what the most cited papers serve", "papers, most cited first", "share of what is touched")
+    papers = np.arange(1, len(degree) + 1) / len(degree)
+    for name, power, colour in (("contexts", 1.0, OURS), (f"negatives (degree^{noise_power:g})", noise_power, MARK)):
+        touched = np.cumsum(np.sort(np.where(degree > 0, degree.astype(float) ** power, 0))[::-1])
+        axes.plot(papers, touched / touched[-1], color=colour, label=name)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
+def training_rates(rates: dict[str, dict[int, float]]) -> Figure:
+    """Pairs a second over D, a line for each type of row: rates[row_type][D]."""
+    figure, axes = _figure("Training on this machine, by dimensions and type of row", "dimensions", "million pairs a second")
+    for (row_type, of_type), colour in zip(rates.items(), (OURS, MARK), strict=False):
+        axes.plot(list(of_type), [rate / 1e6 for rate in of_type.values()], marker="o", color=colour, label=row_type)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
     return figure

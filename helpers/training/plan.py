@@ -38,9 +38,14 @@ def placed(config: Config, pairs: Pairs) -> Config:
     return dataclasses.replace(config, tables_on_disk=training_of(config, pairs).placed(available_ram()).on_disk)
 
 
-def thinned(indptr: np.ndarray, contexts: np.ndarray, thin: int) -> tuple[np.ndarray, np.ndarray]:
-    """A part of a CSR by target that has as many contexts a target: every thin-th run of targets, ids of contexts divided alike."""
-    papers = part_rows(len(indptr) - 1, thin, 0)
+def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """A graph to probe with: all of it where it is small, else every so manieth run of targets, with all their contexts, ids divided alike.
+
+    Returns indptr int64 (n+1,), contexts int32 (p,).
+    """
+    indptr, contexts = pairs.indptr, pairs.contexts
+    thin = max(1, math.ceil(pairs.papers / MOST_PAPERS), math.ceil(len(contexts) / MOST_PAIRS))
+    papers = part_rows(len(indptr) - 1, thin, thin // 2)  # the first part has the hubs
     ends = np.minimum(papers[::PART_RUN] + PART_RUN, len(indptr) - 1)
     taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(papers[::PART_RUN], ends, strict=True)])
     counts = indptr[papers + 1] - indptr[papers]
@@ -52,9 +57,8 @@ def probe(config: Config, pairs: Pairs) -> Rates:
 
     Raises ArtefactError where `out` cannot be written.
     """
-    thin = max(1, math.ceil(pairs.papers / MOST_PAPERS), math.ceil(len(pairs.contexts) / MOST_PAIRS))
-    graph = thinned(pairs.indptr, pairs.contexts, thin)
-    return Rates(_trained_a_second(config, *graph), *_smoothed_a_second(config, *graph), _written_a_second(Path(config.out)))
+    graph = thinned(pairs)
+    return Rates(trained_a_second(config, *graph), *_smoothed_a_second(config, *graph), _written_a_second(Path(config.out)))
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
@@ -62,7 +66,8 @@ def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
     return [np.full((N, D), rounded(np.array([0.01], np.float32), ROW_TYPES[config.row_type])[0]) for _ in range(2)]
 
 
-def _trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> float:
+def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> float:
+    """Pairs a second by this config on throw-away tables in memory, measured for PROBE_SECONDS at most, compilation not counted."""
     Engine, noise = engine_class(config), alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
@@ -83,8 +88,8 @@ def _smoothed_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray)
         start = time.perf_counter()
         fill_start(indptr, contexts, *tables, weights, 1.0, np.random.default_rng(0))
         seconds.append(time.perf_counter() - start)
-    step = max((seconds[2] - seconds[1]) / 2, 1e-9)
-    return START_COLUMNS * len(contexts) / step, START_COLUMNS * N / max(seconds[1] - step, 1e-9)
+    step = max((seconds[2] - seconds[1]) / 2, seconds[2] / 20)  # of small graphs the clock tells little
+    return START_COLUMNS * len(contexts) / step, START_COLUMNS * N / max(seconds[1] - step, seconds[1] / 20)
 
 
 def _written_a_second(folder: Path) -> float:
