@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,55 +34,41 @@ def sentences_for_disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well and vanishes when it does not; an older `path` is replaced.
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name that becomes the file or folder `path`, in place of an older one, when the block ends well; else it vanishes.
 
     Raises ArtefactError where the disk is full or read-only.
     """
     path = Path(path)
     with sentences_for_disk_errors(path):
-        _clear_the_way(path)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.iterdir():  # of a process that was killed
+            if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
+                _delete(stale)
+        new, old = (path.with_name(f".{path.name}.{age}-{os.getpid()}") for age in ("new", "old"))
         try:
-            yield folder
-            for file in folder.iterdir():
+            yield new
+            for file in new.iterdir() if new.is_dir() else [new]:
                 _flush(file)
-            folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared result from its readers
-            old = folder.with_name(folder.name.replace(".new-", ".old-"))
-            if path.exists():
+            if new.is_dir() and path.exists():  # nothing replaces a folder in one step
                 path.rename(old)
-            folder.rename(path)
+            new.rename(path)
             _flush(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _delete(old)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(new)
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name that becomes the file `path` when the block ends well and vanishes when it does not.
-
-    Raises ArtefactError where the disk is full or read-only.
-    """
-    path = Path(path)
-    with sentences_for_disk_errors(path):
-        _clear_the_way(path)
-        temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
-        try:
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
-            _flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A new_file that is a folder."""
+    with new_file(path) as folder:
+        folder.mkdir()
+        yield folder
 
 
-def _clear_the_way(path: Path) -> None:
-    """Make the folder of `path`, and delete what a process that was killed left of `path` there under its temporary names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.iterdir():
-        if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
-            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+def _delete(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -113,8 +98,7 @@ def write_manifest(folder: Path, **facts) -> None:
     there = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in there}
     manifest = {**facts, "code_version": __version__, "files": files}
-    text = json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+    write_json(folder / MANIFEST, {**manifest, "sha256": _seal(manifest)})
 
 
 def _seal(manifest: dict) -> str:
@@ -146,10 +130,9 @@ def finished(folder: Path, facts: dict | None = None, verify: bool = True) -> bo
     return False
 
 
-@contextlib.contextmanager
-def _sentences_for_reading(path: Path, made_by: str) -> Iterator[None]:
+def _read(path: Path, made_by: str, read: Callable):
     try:
-        yield
+        return read(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
     except ValueError:
@@ -158,8 +141,12 @@ def _sentences_for_reading(path: Path, made_by: str) -> Iterator[None]:
 
 def read_json(path: Path, made_by: str) -> dict:
     """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    with _sentences_for_reading(path, made_by):
-        return json.loads(path.read_text(encoding="utf-8"))
+    return _read(path, made_by, lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+
+def map_array(path: Path, made_by: str) -> np.ndarray:
+    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    return _read(path, made_by, lambda path: np.load(path, mmap_mode="r"))
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:
@@ -182,13 +169,9 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
         (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
     ):
         if asked and path.exists():
-            try:
-                recorded = read_json(path, "the notebooks")["config"]
-            except ArtefactError:
-                if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
-                    continue
-                raise
-            differs += differences(recorded, config.part(names))
+            passed_over = ArtefactError if path is checkpoints[-1] else ()  # a damaged one is, when training goes on
+            with contextlib.suppress(passed_over):
+                differs += differences(read_json(path, "the notebooks")["config"], config.part(names))
     if differs:
         raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 
@@ -207,9 +190,3 @@ def open_npy(path: Path, dtype, *shape: int) -> Iterator:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         yield file
-
-
-def map_array(path: Path, made_by: str) -> np.ndarray:
-    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    with _sentences_for_reading(path, made_by):
-        return np.load(path, mmap_mode="r")
