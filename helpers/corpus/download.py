@@ -17,7 +17,7 @@ from subprocess import PIPE, Popen, run
 from time import sleep
 from urllib.parse import quote, unquote
 
-from helpers.errors import DumpError
+from helpers.errors import DumpError, UserError
 
 S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
 CURL = "curl --disable -sS --fail --suppress-connect-headers --globoff --proto =http,https --speed-time 60 --config -".split()
@@ -93,21 +93,22 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
     return whole
 
 
-def drive_refusal(what: str, reason: str) -> str:
-    """The sentence for what Google does not hand out: a file or folder that is not shared, or was downloaded too often today."""
-    often = re.search("many.*(users|accesses)", reason, re.I)
-    todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
-    return f"{what} could not be downloaded ({reason}): {todo}, then run this again."
+def from_drive(download: str, what, refused: type[UserError], **asked) -> None:
+    """gdown's `download` or `download_folder`; raises `refused` for what is not shared, or was downloaded too often today."""
+    import gdown  # here: only what is on Drive needs it
+
+    try:  # gdown keeps what came beside NAME.part and goes on with it; 5 returns None where 6 raises
+        if not getattr(gdown, download)(**asked, use_cookies=False, resume=True):
+            raise ValueError("nothing was downloaded")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        often = re.search("many.*(users|accesses)", reason, re.I)
+        todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
+        raise refused(f"{what} could not be downloaded ({reason}): {todo}, then run this again.") from None
 
 
 def _from_drive(shard: Shard, part: Path, on_bytes) -> None:
-    import gdown  # here: only a file on Drive needs it
-
-    try:  # gdown keeps what came beside NAME.part and goes on with it; 5 returns None where 6 raises
-        if not gdown.download(id=shard.url[6:], output=str(part), use_cookies=False, resume=True):
-            raise ValueError("nothing was downloaded")
-    except Exception as error:
-        raise DumpError(drive_refusal(str(shard), " ".join(str(error).split())[:200])) from None
+    from_drive("download", shard, DumpError, id=shard.url[6:], output=str(part))
     on_bytes(part.stat().st_size)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.artefacts import MANIFEST, finished, read_manifest, sha256
-from helpers.corpus.download import drive_refusal
+from helpers.corpus.download import from_drive
 from helpers.errors import ArtefactError
 from helpers.progress import progress
 
@@ -22,16 +22,20 @@ MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
+REFUSALS = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT), "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
+)
+REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
 
-def on_colab() -> bool:
-    """Whether this is Colab: whether its Drive module can be imported."""
+def colab_drive():
+    """Colab's module `drive`; None where this is not Colab."""
     try:
-        import google.colab.drive  # noqa: F401
+        from google.colab import drive
     except ImportError:
-        return False
-    return True
+        return None
+    return drive
 
 
 def mount(folder: str) -> Path:
@@ -40,9 +44,7 @@ def mount(folder: str) -> Path:
     Raises ArtefactError where Drive is not allowed or `folder` cannot be made.
     """
     place = Path(folder).expanduser()
-    if on_colab():
-        from google.colab import drive
-
+    if drive := colab_drive():
         try:
             drive.mount(str(MOUNT))
         except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
@@ -57,14 +59,12 @@ def mount(folder: str) -> Path:
 
 def flush_and_unmount() -> None:
     """Wait until Drive has everything that was written; a no-op outside Colab. Raises ArtefactError where it could not be flushed."""
-    if on_colab():
-        from google.colab import drive
-
+    if drive := colab_drive():
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            lost = "the last files may not be there; look at drive.google.com before closing"
-            raise ArtefactError(f"Google Drive could not be flushed ({error}): {lost}.") from error
+            told = f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
+            raise ArtefactError(told) from error
 
 
 def check_space(place: Path, need: int) -> None:
@@ -115,7 +115,7 @@ def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
     place = mount(drive_folder) / f"{name}-checkpoints"
     with _sentences(place):
         place.mkdir(exist_ok=True)
-        free = shutil.disk_usage(place).free + sum(_size(path) for path in place.iterdir() if path.is_dir()) - SPARE_BYTES
+        free = shutil.disk_usage(place).free + sum(map(_size, filter(Path.is_dir, place.iterdir()))) - SPARE_BYTES
     if most * each > free:
         fits = "SETTINGS = {'checkpoints_on_drive': 1} fits (the old one is then deleted before the new one is there)"
         advice = fits if most > 1 and each <= free else "take fewer DIMENSIONS, or an empty DRIVE_FOLDER"
@@ -146,9 +146,7 @@ def _mounted(place: Path) -> Iterator[None]:
         yield
     except ArtefactError:
         with contextlib.suppress(Exception):
-            if on_colab() and not os.path.isdir(place):
-                from google.colab import drive
-
+            if (drive := colab_drive()) and not os.path.isdir(place):
                 drive.mount(str(MOUNT), force_remount=True)
         raise
 
@@ -180,16 +178,9 @@ def open_finished(place: str, downloads: Path) -> Path:
 def _download(link: str, downloads: Path) -> Path:
     if not (found := DRIVE_LINK.search(link)):
         raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
-    import gdown  # here: only a shared link needs it
-
     folder = downloads / found[1]
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        files = gdown.download_folder(id=found[1], output=f"{folder}{os.sep}", use_cookies=False, resume=True)
-    except Exception as error:  # gdown 6 raises DownloadError, gdown 5 several kinds
-        raise ArtefactError(drive_refusal(link, " ".join(str(error).split())[:200])) from error
-    if not files:  # gdown 5 returns None where 6 raises
-        raise ArtefactError(drive_refusal(link, "nothing was downloaded"))
+    from_drive("download_folder", link, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
     return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
 
 
@@ -219,10 +210,5 @@ def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            what = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-        else:
-            what = f"{error.strerror or error}; check the place and run this cell again"
+        what = REFUSALS.get(error.errno, f"{error.strerror or error}; check the place and run this cell again")
         raise ArtefactError(f"{path} was not kept: {what}.") from error

@@ -1,6 +1,7 @@
 """The forms a table of vectors can be exported in, each written chunk by chunk and openable by the usual client of its kind."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,21 +49,11 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scales[:, None]
 
 
-def write_npy(path: Path, shape: tuple[int, ...], dtype, parts: Iterator[np.ndarray]) -> None:
-    """A `.npy` file of that shape and dtype from its parts in order: never a second copy of the table in memory."""
-    with open_npy(path, dtype, *shape) as file:
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype).data)
-
-
-def write_float16(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
-    """`NAME.npy` float16 (N, D)."""
-    write_npy(folder / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))
-
-
-def write_float32(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
-    """`NAME.npy` float32 (N, D)."""
-    write_npy(folder / f"{name}.npy", table.shape, "<f4", chunks(table))
+def write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None, convert: Callable = as_float16) -> None:
+    """`NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32."""
+    with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
+        for rows in chunks(table):
+            file.write(np.ascontiguousarray(convert(rows)).data)
 
 
 def write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
@@ -148,8 +139,8 @@ def _each(write_one: Callable) -> Callable:
 
 
 FORMS: dict[str, Form] = {
-    "npy_float16": Form(_each(write_float16), lambda N, D: 4 * N * D, as_float16),
-    "npy_float32": Form(_each(write_float32), lambda N, D: 8 * N * D, lambda rows: rows),
+    "npy_float16": Form(_each(write_npy), lambda N, D: 4 * N * D, as_float16),
+    "npy_float32": Form(_each(functools.partial(write_npy, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
     "int8": Form(_each(write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
     "parquet": Form(_each(write_parquet), lambda N, D: 2 * N * (2 * D + 60), as_float16),
     "safetensors": Form(write_safetensors, lambda N, D: 4 * N * D, as_float16),
