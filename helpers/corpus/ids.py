@@ -1,8 +1,6 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
-import contextlib
 from collections.abc import Iterator
-from itertools import repeat
 from pathlib import Path
 
 import numba
@@ -18,7 +16,7 @@ from helpers.errors import DumpError
 
 KEYS_AT_A_TIME = 1 << 21
 MOST_PAPERS = (1 << 31) - 1
-TYPES = {".u64": np.uint64, ".u32": np.uint32, ".u8": np.uint8}  # of a shard's files
+TYPES = {".u64": np.dtype("u8"), ".u32": np.dtype("u4"), ".u8": np.dtype("u1")}  # of a shard's files
 
 
 class Batches:
@@ -32,15 +30,12 @@ class Batches:
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """The rows, in any order, of int64 (n,)."""
-        order = np.argsort(rows, kind="stable")
-        rows, parts = rows[order], []
-        batch_of = np.searchsorted(self._ends, rows, side="right")
+        batch_of, parts = np.searchsorted(self._ends, rows, side="right"), []
         for batch in np.unique(batch_of):
             first = self._ends[batch] - self.batches[batch].num_rows
             parts.append(self.batches[batch].take(pa.array(rows[batch_of == batch] - first)))
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(back))
+        places = np.argsort(np.argsort(batch_of, kind="stable"))
+        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(places))
 
 
 class Ids:
@@ -105,12 +100,9 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
 def _pieces(shards: list[Path], *names: str) -> Iterator[list[np.ndarray]]:
     """The values of some files of each shard that has them, side by side, KEYS_AT_A_TIME."""
     for shard in shards:
-        if (shard / names[0]).exists():
-            with contextlib.ExitStack() as stack:
-                files = [stack.enter_context(open(shard / name, "rb")) for name in names]
-                types = [TYPES[Path(name).suffix] for name in names]
-                while len((values := list(map(np.fromfile, files, types, repeat(KEYS_AT_A_TIME))))[0]):
-                    yield values
+        files = [shard / name for name in names]  # the first holds keys
+        for first in range(0, files[0].stat().st_size // 8 if files[0].exists() else 0, KEYS_AT_A_TIME):
+            yield [np.fromfile(file, kind := TYPES[file.suffix], KEYS_AT_A_TIME, offset=first * kind.itemsize) for file in files]
 
 
 def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
@@ -197,10 +189,7 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
     """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
-    ids.key, checks = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32)
-    slots, numbers = table.contents()
-    ids.key[numbers] = slots
-    row = 0
+    ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
     for keys, of_piece in _pieces(shards, "records.u64", "checks.u32"):
         if len(differing := _differing(checks, table.find(keys), of_piece)):
             raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))

@@ -42,12 +42,11 @@ def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, r
 
     def row_of(line: bytes, number: int) -> tuple | None:
         """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
-        for form in (line, line.strip(BLANK)):
-            with contextlib.suppress(*BAD_LINE):
-                row = reader.row(decoder.decode(form))
-                _columns([row], schema)  # raises where a list of ids is no JSON
-                return row
-        if form:
+        with contextlib.suppress(*BAD_LINE):
+            row = reader.row(decoder.decode(line := line.strip(BLANK)))
+            _columns([row], schema)  # raises where a list of ids is no JSON
+            return row
+        if line:
             report.count(kind_of(schema))
             report.drop(kind_of(schema), "malformed", f"{file.name}, line {number}")
 

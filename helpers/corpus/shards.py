@@ -31,7 +31,7 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, OTHER_ENDS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
@@ -69,12 +69,11 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
+    jobs = list(zip(files, shards, late, strict=True))
     for later in (False, True):
-        these = [(file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later]
-        if todo := [(file, shard) for file, shard in these if not (shard / MANIFEST).exists()]:
-            known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
-            _read_all(todo, settings, known)
-    for file, shard in zip(files, shards, strict=True):
+        if todo := [(file, shard) for file, shard, of in jobs if of is later and not (shard / MANIFEST).exists()]:
+            _read_all(todo, settings, _save_known(folder, [shard for _, shard, of in jobs if not of]) if later else None)
+    for file, shard, _ in jobs:
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
@@ -212,15 +211,11 @@ class _Columns:
         self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
 
-    def write(self, name: str, values: np.ndarray) -> None:
+    def write(self, name: str, values: np.ndarray | pa.RecordBatch) -> None:
+        is_batch, path = isinstance(values, pa.RecordBatch), str(self.folder / name)
         if name not in self.files:
-            self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(np.ascontiguousarray(values))
-
-    def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
-        if name not in self.files:
-            self.files[name] = self.stack.enter_context(pa.ipc.new_file(str(self.folder / name), batch.schema))
-        self.files[name].write_batch(batch)
+            self.files[name] = self.stack.enter_context(pa.ipc.new_file(path, values.schema) if is_batch else open(path, "wb"))
+        self.files[name].write(values if is_batch else np.ascontiguousarray(values))
 
     def keys(self, ids: pa.Array) -> np.ndarray:
         """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
@@ -238,7 +233,7 @@ class _Columns:
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
                     names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write_batch("names.arrow", pa.record_batch([names], schema=NAMES))
+                self.write("names.arrow", pa.record_batch([names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
@@ -279,7 +274,7 @@ class _Columns:
             report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
             listed -= len(others)
         report.dropped["citations"]["outside the subset"] += listed
-        self.write_batch("papers.arrow", batch.select(KEPT.names))
+        self.write("papers.arrow", batch.select(KEPT.names))
 
 
 def same_key(which: str) -> str:
@@ -294,13 +289,8 @@ def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)
     if settings["field"]:
         matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower())
-        matching = matching.fill_null(False).to_numpy(zero_copy_only=False)
-        having = np.zeros(len(records), bool)
-        having[pc.list_parent_indices(records["fields"]).to_numpy()[matching]] = True
-        inside &= having
-    years = records["year"].to_numpy(zero_copy_only=False)  # float with NaN where missing: comparisons with NaN are False: dropped
-    if settings["first_year"] is not None:
-        inside &= years >= settings["first_year"]
-    if settings["last_year"] is not None:
-        inside &= years <= settings["last_year"]
+        inside &= np.isin(np.arange(len(records)), pc.list_parent_indices(records["fields"]).filter(matching))
+    if settings["first_year"] or settings["last_year"]:
+        years = records["year"].to_numpy(zero_copy_only=False)  # float with NaN where missing: comparisons with NaN are False: dropped
+        inside &= (years >= (settings["first_year"] or 0)) & (years <= (settings["last_year"] or LAST_YEAR))
     return inside
