@@ -83,16 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
         training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
-        parameters |= {
-            "PRESET": given.preset,
-            "DRIVE_FOLDER": given.drive_folder,
-            "FILTERS": filters,
-            "SETTINGS": training,
-            "EXTENDS": config.extends,
-        }
+        parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
+        parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}
         _check_places(config)
         refuse_another_run(config, training=True)
-        return run(config, parameters | {"DUMPS": list(config.dumps), "OUT": config.out})
+        return run(config, parameters)
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2

@@ -42,10 +42,7 @@ def _texts(path: Path) -> pa.Array:
         by_row = values if isinstance(values, dict) else dict(enumerate(values))
         if max(by_row) > 100 + 10 * len(by_row):
             raise ValueError("its rows are far apart")
-        texts = [None] * (max(by_row) + 1)
-        for row, value in by_row.items():
-            texts[row] = text(value)
-        return pa.array(texts, pa.large_string())
+        return pa.array([text(by_row.get(row)) for row in range(max(by_row) + 1)], pa.large_string())
     except Exception as error:  # a damaged pickle may end in any exception there is
         raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
 
@@ -91,9 +88,7 @@ class Ancestor:
         """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
         try:
             import h5py
-        except ImportError:
-            raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
-        try:
+
             content = np.asarray(np.memmap(self.file.path, np.uint8, "r"))
             if _endless(content):
                 raise ValueError("a heap of lists has a hole")
@@ -117,6 +112,8 @@ class Ancestor:
                     on_bytes(self.file.size // len(parts))
         except UserError:
             raise
+        except ImportError:
+            raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
         except Exception as error:  # damage shows as any of a dozen exceptions
             raise DumpError(f"{self.file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
 

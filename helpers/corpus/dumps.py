@@ -46,12 +46,12 @@ class DumpFile:
     member: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
+        return str(self.path / self.member)
 
     @property
     def name(self) -> str:
         """The name without its folder."""
-        return f"{self.path.name}/{self.member}" if self.member else self.path.name
+        return str(Path(self.path.name, self.member))
 
     @property
     def size(self) -> int:
@@ -109,18 +109,17 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
     try:
         yield
-    except EOFError as error:
-        at = f", at byte {byte():,}" if byte else ""
-        raise DumpError(f"{file} is cut off in the middle{at}; download it again.") from error
-    except DAMAGED as error:
-        at = f" before byte {byte():,}" if byte else ""
-        raise DumpError(f"{file} is damaged{at} ({in_a_line(error)}); download it again.") from error
-    except pa.ArrowException as error:
-        raise DumpError(f"{file} cannot be read as a table: {in_a_line(error)}; repair or download it again.") from error
-    except OSError as error:
-        if error.errno is None:  # not the system's but a library's, about what it read
-            raise DumpError(f"{file} is damaged ({in_a_line(error)}); download it again.") from error
-        raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
+    except (EOFError, *DAMAGED, pa.ArrowException, OSError) as error:
+        place = f"byte {byte():,}" if byte else ""
+        if isinstance(error, EOFError):
+            told = f"is cut off in the middle{place and f', at {place}'}; download it again"
+        elif isinstance(error, DAMAGED) or getattr(error, "errno", 0) is None:  # None: not the system's but a library's, about what it read
+            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); download it again"
+        elif isinstance(error, OSError):
+            told = f"cannot be read: {error.strerror}; check the path and its permissions"
+        else:
+            told = f"cannot be read as a table: {in_a_line(error)}; repair or download it again"
+        raise DumpError(f"{file} {told}.") from error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,12 +71,13 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
     state, rows, of_record = np.empty(0, np.uint8), 0, [np.empty(0, np.int32)]
     for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
-        of_record.append(table.add(keys[inside == 1]))
-        numbers = table.find(keys)
+        of_record.append(added := table.add(keys[inside == 1]))
         last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
-        duplicates, rows = _place_records(numbers, inside, last, state, rows)
-        papers["duplicate id"] += duplicates
-        papers["outside the subset"] += int((numbers < 0).sum())
+        last[added], rows = np.arange(rows, rows + len(added)), rows + len(added)  # numpy keeps the last of several values, here and below
+        known, before = (numbers := table.find(keys)) >= 0, np.count_nonzero(state)
+        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)
+        papers["duplicate id"] += int(known.sum()) - (np.count_nonzero(state) - before)
+        papers["outside the subset"] += int((~known).sum())
     papers["outside the subset"] += int((state == OUTSIDE).sum())
     of_record = np.concatenate(of_record)
     of_record[last[of_record] != np.arange(len(of_record))] = -1
@@ -107,21 +107,6 @@ def _pieces(shards: list[Path], *names: str) -> Iterator[list[np.ndarray]]:
 
 def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
     return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values
-
-
-@numba.njit(cache=True)
-def _place_records(numbers, inside, last, state, rows):
-    """Note the records of a piece, in their order; returns (duplicates, rows of records inside the subset so far)."""
-    duplicates = 0
-    for i in range(len(numbers)):
-        paper = numbers[i]
-        if paper >= 0:
-            duplicates += state[paper] != UNRECORDED
-            state[paper] = INSIDE if inside[i] else OUTSIDE
-            if inside[i]:
-                last[paper] = rows
-        rows += inside[i]
-    return duplicates, rows
 
 
 def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:

@@ -173,17 +173,15 @@ def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, p
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    none, rows = [None] * len(batch), len(batch)
-    ids, titles, venues, fields, references = (
-        batch.column(columns[name]).to_pylist() if name in columns else none
-        for name in ("paper_id", "title", "venue", "fields", "references")
-    )
-    years = batch.column(columns["year"]).to_pylist() if "year" in columns else pa.nulls(rows, pa.int32())
-    is_nih = columns["paper_id"] == "pmid"
-    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in fields]
-    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in references]
-    flags = [[False] * rows, [True] * rows] if is_nih else [none, none]
-    values = [ids, list(map(_unquoted, titles)), years, venues, fields, *flags, references, [()] * rows]
+    def of(name: str) -> list:
+        return batch.column(columns[name]).to_pylist() if name in columns else [None] * len(batch)
+
+    years = of("year") if "year" in columns else pa.nulls(len(batch), pa.int32())
+    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
+    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
+    flags = ([flag] * len(batch) for flag in ((False, True) if columns["paper_id"] == "pmid" else (None, None)))
+    titles = list(map(_unquoted, of("title")))
+    values = [of("paper_id"), titles, years, of("venue"), fields, *flags, references, [()] * len(batch)]
     return batch_of(values, PAPERS, report, place, no_id="no id")
 
 
