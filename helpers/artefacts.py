@@ -102,7 +102,6 @@ def write_manifest(folder: Path, **facts) -> None:
 
 
 def _seal(manifest: dict) -> str:
-    """The hash of a manifest's own content."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -155,10 +154,7 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
-    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these.
-
-    Called before a stage overwrites what those checkpoints belong to.
-    """
+    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these."""
     out = Path(config.out)
     if not (checkpoints := sorted(out.glob(f"checkpoints/*/{MANIFEST}"))):
         return

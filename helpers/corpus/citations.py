@@ -21,8 +21,8 @@ def _edges(path: Path):
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(edges, state, counts):
-    """Count the edges of each citing paper that stay; returns how many are (outside the subset, self citations)."""
+def _place(edges, state, places, cited_of):
+    """Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)."""
     outside = selves = 0
     for i in range(len(edges)):
         citing, cited = edges[i, 0], edges[i, 1] >> 1
@@ -31,17 +31,10 @@ def _count(edges, state, counts):
         elif citing == cited:
             selves += 1
         else:
-            counts[citing] += 1
-    return outside, selves
-
-
-@numba.njit(cache=True, nogil=True)
-def _scatter(edges, state, places, cited_of):
-    for i in range(len(edges)):
-        citing, cited = edges[i, 0], edges[i, 1] >> 1
-        if state[citing] != OUTSIDE and state[cited] != OUTSIDE and citing != cited:
-            cited_of[places[citing]] = edges[i, 1]
+            if len(cited_of):
+                cited_of[places[citing]] = edges[i, 1]
             places[citing] += 1
+    return outside, selves
 
 
 @numba.njit(cache=True, nogil=True)
@@ -87,14 +80,14 @@ def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter
     """
     counts = np.zeros(len(state), np.int64)
     for some in _edges(edges):
-        outside, selves = _count(some, state, counts)
+        outside, selves = _place(some, state, counts, np.empty(0, np.uint32))
         dropped["outside the subset"] += outside
         dropped["self citation"] += selves
     indptr = np.concatenate([[0], np.cumsum(counts)])
     cited_of = new_array(cited_file, np.uint32, (int(indptr[-1]),))
     places = indptr[:-1].copy()
     for some in _edges(edges):
-        _scatter(some, state, places, cited_of)
+        _place(some, state, places, cited_of)
     doubles, mirrored = _unique(indptr, cited_of)
     dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
     dropped["duplicate citation"] += doubles - mirrored

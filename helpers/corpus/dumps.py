@@ -64,10 +64,7 @@ class DumpFile:
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
-    """The files of some dumps, folders and archives replaced by the files in them in name order; what is remote has none yet.
-
-    Raises DumpError where a path has none.
-    """
+    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
     files = []
     for dump in (Path(dump) for dump in dumps if not remote(str(dump))):
         with _sentences(dump):

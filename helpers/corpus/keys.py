@@ -119,7 +119,6 @@ class KeyTable:
     """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
 
     def __init__(self, expected: int = 0):
-        """expected: keys to make room for."""
         self._make(np.empty(0, np.uint64), max(1024, int(expected / FULLEST)))
 
     def _make(self, keys: np.ndarray, slots: int) -> None:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import finished, map_array, new_array, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
+from helpers.artefacts import finished, map_array, new_array, read_manifest, sentences_for_disk_errors
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
-from helpers.export.formats import FORMS, dequantised
+from helpers.export.formats import dequantised, write_form
 from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
@@ -32,10 +32,7 @@ def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context
 
     papers: a table of N lines with COLUMNS; target, context: float (N, D). Raises ArtefactError where a value does not fit float16.
     """
-    with new_folder(folder) as new:
-        FORMS["npy_float16"].write(new, {"target": target, "context": context}, papers)
-        pa.parquet.write_table(with_rows(papers), new / "papers.parquet")
-        write_manifest(new, form="npy_float16", dtype="float16", shape=list(target.shape), **facts)
+    write_form(folder, "npy_float16", {"target": target, "context": context}, with_rows(papers), {"dtype": "float16", **facts})
 
 
 def with_rows(papers: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from helpers.artefacts import open_npy
+from helpers.artefacts import new_folder, open_npy, write_manifest
 from helpers.errors import ArtefactError
 from helpers.neighbors.search import answerable
 
@@ -128,6 +128,18 @@ class Form:
     write: Callable[[Path, dict[str, np.ndarray], pa.Table], None]  # (folder, {"target": (N, D), "context": (N, D)}, papers)
     bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
     read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
+
+
+def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
+    """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
+    rows, D = tables["target"].shape
+    with new_folder(folder) as new:
+        FORMS[form].write(new, tables, papers)
+        if form == "projector":
+            rows = len(projector_rows(papers))
+        else:
+            pa.parquet.write_table(papers, new / "papers.parquet")
+        write_manifest(new, **{**facts, "form": form, "shape": [rows, D]})
 
 
 def _each(write_one: Callable) -> Callable:
