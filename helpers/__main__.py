@@ -131,8 +131,7 @@ def run(config: Config, parameters: dict) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
-        declared = papermill.inspect_notebook(str(notebook))
-        own = {name: value for name, value in parameters.items() if name in declared}
+        own = {name: parameters[name] for name in papermill.inspect_notebook(str(notebook)) if name in parameters}
         start = time.perf_counter()
         line = f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)

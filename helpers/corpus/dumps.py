@@ -31,6 +31,7 @@ except ImportError:
     from zlib import error as InflateError
 
 JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
+BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: ancestor.Ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -146,12 +147,10 @@ def reader_of(file: DumpFile):
             head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
-        if packed and first[:4] in (b"PAR1", ancestor.MAGIC):
-            raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
-        if first[:4] == b"PAR1":
-            return tables.Parquet(file)
-        if first[:4] == ancestor.MAGIC:
-            return ancestor.Ancestor(file)
+        if reader := BINARY_FORMATS.get(first[:4]):
+            if packed:
+                raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
+            return reader(file)
         if file.path.suffix.lower() in ancestor.PICKLES:
             raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
         try:

@@ -17,6 +17,7 @@ import re
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -91,22 +92,19 @@ def discard(shards: Iterable[Path]) -> None:
 
 def _tell_strangers(files: list, readers: list) -> None:
     """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
-    groups = {}
+    groups = defaultdict(dict)
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-            formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+            kind = getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2]
+            groups[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(kind, f"{file.name} {kind}")
     for formats in groups.values():
         if len(formats) > 1:
-            formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
-            print(f"Files of one series have different formats, all are read: {formats}")
+            print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
 def _name(place: int, file, settings: dict) -> str:
-    facts = [VERSION, str(file), settings]
-    if not isinstance(file, Shard):
-        status = file.path.stat()
-        facts += [status.st_size, status.st_mtime_ns]
+    status = None if isinstance(file, Shard) else file.path.stat()
+    facts = [VERSION, str(file), settings, *((status.st_size, status.st_mtime_ns) if status else ())]
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
@@ -144,18 +142,14 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
                 bar.update(done.value - bar.n)
                 for future in finished:
                     future.result()
-        except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
-            pool.shutdown(cancel_futures=True)
-            raise
         except BaseException as error:
-            for process in list(pool._processes.values()):
+            # where one file is bad, the other one is read to its end, which the next run will not have to do
+            for process in () if isinstance(error, UserError) else list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
-                raise ArtefactError(
-                    "A process that read the dump was killed, most likely for want of memory; run this again: it goes on after the files "
-                    "that were read whole."
-                ) from error
+                killed = "A process that read the dump was killed, most likely for want of memory"
+                raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
             raise
 
 

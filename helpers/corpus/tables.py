@@ -82,20 +82,13 @@ class Csv(Table):
             report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
-        for batch in pa.csv.open_csv(
-            stream,
-            # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=self.delimiter,
-                quote_char=False if tabs else '"',  # TSV has no quoting: a title may begin with a quotation mark
-                newlines_in_values=kind == "papers" and not tabs,
-                invalid_row_handler=skip,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=columns if kind == "papers" else None, column_types=dict.fromkeys(columns, pa.string())
-            ),
-        ):
+        # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
+        reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1)
+        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=kind == "papers" and not tabs, invalid_row_handler=skip)
+        parsing.quote_char = False if tabs else '"'  # TSV has no quoting: a title may begin with a quotation mark
+        wanted = columns if kind == "papers" else None
+        converting = pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(columns, pa.string()))
+        for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
                 lines = self.lines_of_bad_rows(batch)

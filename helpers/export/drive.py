@@ -92,16 +92,14 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
     check_space(copy.parent, _size(source))
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
-    try:
-        with _sentences(copy):
-            copy.mkdir(parents=True)
-            for file, expected in hashes.items():
-                _copy_file(source / file, copy / file, on_bytes)
-                if sha256(copy / file) != expected:
-                    raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
-    except BaseException:  # also where the cell is stopped
-        _erase(copy)
-        raise
+    with contextlib.ExitStack() as undone, _sentences(copy):
+        undone.callback(_erase, copy)  # also where the cell is stopped
+        copy.mkdir(parents=True)
+        for file, expected in hashes.items():
+            _copy_file(source / file, copy / file, on_bytes)
+            if sha256(copy / file) != expected:
+                raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
+        undone.pop_all()
 
 
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
