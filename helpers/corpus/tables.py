@@ -53,7 +53,7 @@ class Table:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
         rows_read = 0
         try:
-            for batch in self.raw_batches(stream, report):
+            for batch in self._raw_batches(stream, report):
                 make = _citations if self.SCHEMA is CITATIONS else _papers
                 yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
                 rows_read += batch.num_rows
@@ -70,8 +70,7 @@ class Csv(Table):
         self.delimiter = next((mark for mark in "\t;" if mark in header), ",")
         super().__init__(file, next(csv.reader([header], delimiter=self.delimiter)))
 
-    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        """Batches of strings."""
+    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
         columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
@@ -139,8 +138,7 @@ class Parquet(Table):
     def __init__(self, file):
         super().__init__(file, pa.parquet.read_schema(file.path).names)
 
-    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        """Batches of strings, and lists of them."""
+    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
             yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
 

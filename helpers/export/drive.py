@@ -120,33 +120,31 @@ def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
         raise ArtefactError(f"{place} has room for {free / 1e9:.2f} GB, but {most} x {each / 1e9:.2f} GB are to be kept there; {advice}.")
 
     def keep_checkpoint(checkpoint: Path) -> None:
-        with _one_at_a_time, _mounted(place), _sentences(place):
-            place.mkdir(parents=True, exist_ok=True)
-            there = sorted(path for path in place.iterdir() if path.name.isdecimal())
-            whole = [path for path in there if finished(path, verify=False)]
-            if whole and whole[-1].name > checkpoint.name and finished(whole[-1]):
-                raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
-            whole = [path for path in whole if path.name <= checkpoint.name]
-            if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
-                return
-            for path in there:
-                if path not in whole[max(0, len(whole) - most + 1) :] or path.name == checkpoint.name:
-                    _erase(path)
-            _copy(checkpoint, place / checkpoint.name)
+        try:
+            with _one_at_a_time, _sentences(place):
+                _keep_newest(checkpoint, place, most)
+        except ArtefactError:
+            with contextlib.suppress(Exception):  # for the next try, Drive is mounted again, as far as Colab allows it without asking
+                if (drive := colab_drive()) and not os.path.isdir(place):
+                    drive.mount(str(MOUNT), force_remount=True)
+            raise
 
     return keep_checkpoint, place
 
 
-@contextlib.contextmanager
-def _mounted(place: Path) -> Iterator[None]:
-    """On Colab, mount Drive again where it has dropped, as far as Colab allows it without asking; for the next try."""
-    try:
-        yield
-    except ArtefactError:
-        with contextlib.suppress(Exception):
-            if (drive := colab_drive()) and not os.path.isdir(place):
-                drive.mount(str(MOUNT), force_remount=True)
-        raise
+def _keep_newest(checkpoint: Path, place: Path, most: int) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    there = sorted(path for path in place.iterdir() if path.name.isdecimal())
+    whole = [path for path in there if finished(path, verify=False)]
+    if whole and whole[-1].name > checkpoint.name and finished(whole[-1]):
+        raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
+    whole = [path for path in whole if path.name <= checkpoint.name]
+    if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
+        return
+    for path in there:
+        if path not in whole[max(0, len(whole) - most + 1) :] or path.name == checkpoint.name:
+            _erase(path)
+    _copy(checkpoint, place / checkpoint.name)
 
 
 def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:

@@ -47,11 +47,9 @@ def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dic
     form = manifest.get("form")
     if form not in ("npy_float16", "npy_float32", "int8"):
         raise ArtefactError(f"{folder} holds the form {form!r}; open the folder of form npy_float16, npy_float32 or int8 instead.")
-    ending = "_int8.npy" if form == "int8" else ".npy"
-    tables = [map_array(folder / f"{name}{ending}", NOTEBOOK) for name in ("target", "context")]
-    if form == "int8":
-        scales = [map_array(folder / f"{name}_scales.npy", NOTEBOOK) for name in ("target", "context")]
-        tables = [ReadThrough(dequantised, *parts) for parts in zip(tables, scales, strict=True)]
+    parts = ("_int8", "_scales") if form == "int8" else ("",)
+    arrays = [[map_array(folder / f"{name}{part}.npy", NOTEBOOK) for part in parts] for name in ("target", "context")]
+    tables = [ReadThrough(dequantised, *of_one) if form == "int8" else of_one[0] for of_one in arrays]
     papers = pa.parquet.read_table(folder / "papers.parquet")
     if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
         raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
