@@ -52,7 +52,7 @@ class DumpFile:
     @property
     def name(self) -> str:
         """The name without its folder."""
-        return str(Path(self.path.name, self.member))
+        return f"{self.path.name}/{self.member}" if self.member else self.path.name
 
     @property
     def size(self) -> int:

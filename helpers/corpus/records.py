@@ -105,7 +105,7 @@ def year(value, report: Report, place: str) -> int | None:
     if value in (None, ""):
         report.lacks("no year", place)
         return None
-    match = YEAR.fullmatch(str(value)) if isinstance(value, str | float) else None
+    match = YEAR.fullmatch(str(value)) if isinstance(value, (str, float)) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
     report.lacks("impossible year", place)
