@@ -35,10 +35,7 @@ def sentences_for_disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name that becomes the file or folder `path`, in place of an older one, when the block ends well; else it vanishes.
-
-    Raises ArtefactError where the disk is full or read-only.
-    """
+    """A temporary name that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
     path = Path(path)
     with sentences_for_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +103,7 @@ def _seal(manifest: dict) -> str:
 
 
 def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False) -> dict:
-    """The manifest of a finished folder; with `verify` every file's size and hash are checked too.
-
-    Raises ArtefactError where the folder, the manifest or a file is missing or differs; `made_by` names what makes it.
-    """
+    """A folder's manifest; ArtefactError (run `made_by`) where it or a file is missing, or differs in size or, if `verify`, hash."""
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
     if not isinstance(manifest, dict) or manifest.pop("sha256", None) not in (None, _seal(manifest)) or "files" not in manifest:

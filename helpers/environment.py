@@ -35,10 +35,7 @@ def installed(name: str) -> str | None:
 
 
 def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
-    """Install the packages of `path` that are missing, saying which and why; returns their requirements. Never replaces a package.
-
-    Raises ConfigError where one of NEVER_TOUCHED is missing, or pip fails.
-    """
+    """Install the packages of `path` that are missing, never replacing one; returns their requirements. ConfigError where that fails."""
     wanted = []
     for name, bound, why in requirements(path):
         if installed(name) or name in NOT_FOR_NOTEBOOKS:

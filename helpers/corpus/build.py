@@ -31,10 +31,7 @@ PAPERS_AT_A_TIME = 1 << 18
 
 
 def build_corpus(config: Config) -> dict:
-    """Read `config.dumps` and write `out/corpus/` (papers.parquet, citations_indptr.npy, citations.npy, report.json); returns the report.
-
-    Raises DumpError where a dump cannot be read or no citation is left.
-    """
+    """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
     refuse_another_run(config, pairs=False)
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
@@ -113,10 +110,7 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
 
 
 def open_corpus(config: Config, columns: list[str] | None = None) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
-    """(papers, citations_indptr int64 (N+1,), citations int32 (E,), report) of a finished corpus; raises ArtefactError.
-
-    columns: those of papers.parquet to read, None for all; the citations are memory-mapped.
-    """
+    """(papers, or some columns, citations_indptr int64 (N+1,), citations int32 (E,), memory-mapped, report) of a corpus; ArtefactError."""
     folder = config.folder("corpus")
     report = read_json(folder / "report.json", NOTEBOOK)
     indptr = map_array(folder / "citations_indptr.npy", NOTEBOOK)

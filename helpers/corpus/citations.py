@@ -74,10 +74,7 @@ def _unique(indptr, cited_of):
 
 
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """(indptr int64 (n+1,), cited uint32 (E,), mapped from `cited_file`) of the pairs in the file `edges`, each once, rows ascending.
-
-    state: uint8 (n,); what is dropped is counted by reason.
-    """
+    """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
     counts = np.zeros(len(state), np.int64)
     for some in _edges(edges):
         outside, selves = _place(some, state, counts, np.empty(0, np.uint32))

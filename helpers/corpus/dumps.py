@@ -180,8 +180,7 @@ def _json_format(file: DumpFile):
 def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[pa.RecordBatch]:
     """Batches of PAPERS, CITATIONS or OTHER_IDS (told apart by their schema) from one file of any known format.
 
-    on_bytes: called with the number of compressed bytes as they are read.
-    Raises DumpError where the file as a whole cannot be read: unknown format, cut off, damaged, empty, no permission.
+    on_bytes: called with the number of compressed bytes as they are read. Raises DumpError where the whole file cannot be read.
     """
     reader, done = reader_of(file), 0
     with _sentences(file), _opened(file) as (stream, place):
@@ -196,10 +195,7 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
 
 
 def _blocks(stream) -> Iterator[tuple[int, np.ndarray, bytes | None]]:
-    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes.
-
-    None instead of a line longer than MOST_LINE.
-    """
+    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes (None: over MOST_LINE)."""
     number, rest, too_long = 1, b"", False
     while chunk := stream.read(CHUNK):
         if too_long and (end := chunk.find(b"\n") + 1):

@@ -68,10 +68,7 @@ def _keys(offsets, text, keys, checks):
 
 
 def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array, without white space and NULs around them.
-
-    NONE for one that is null or empty, check 0 for a number.
-    """
+    """(keys uint64 (n,), NONE for no id, checks uint32 (n,), 0 for a number) of ids, strings; spaces and NULs around them are no part."""
     keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
     if len(ids):
         if ids.null_count:

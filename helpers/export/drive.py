@@ -39,10 +39,7 @@ def colab_drive():
 
 
 def mount(folder: str) -> Path:
-    """The folder to keep results in, made if need be: below My Drive on Colab (which asks for permission), a plain path elsewhere.
-
-    Raises ArtefactError where Drive is not allowed or `folder` cannot be made.
-    """
+    """The folder to keep results in, made if need be: below My Drive on Colab (which asks for permission); ArtefactError if refused."""
     place = Path(folder).expanduser()
     if drive := colab_drive():
         try:
@@ -77,10 +74,7 @@ def check_space(place: Path, need: int) -> None:
 
 
 def keep(source: Path, place: Path, name: str) -> Path:
-    """Copy a finished folder (files and manifest) to `place/name` or, where that exists, `place/name-2`, ...; returns the new folder.
-
-    Raises ArtefactError, and leaves nothing, where space is short, Drive drops, or a file does not come back as it went.
-    """
+    """Copy a finished folder to `place/name` or, where that exists, `place/name-2`, ..., and return that; ArtefactError, or it is whole."""
     copy = next(path for path in (place / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000)) if not path.exists())
     with progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
         _copy(source, copy, bar.update)
@@ -158,10 +152,7 @@ def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
 
 
 def open_finished(place: str, downloads: Path) -> Path:
-    """The folder of finished embeddings that `place` names, verified by its manifest: a folder, or a shared link to a Drive folder.
-
-    A link is downloaded into `downloads`, going on where an earlier download stopped. Raises ArtefactError with what to do.
-    """
+    """The folder of finished embeddings, verified, that `place` is, or links to (on Drive; it comes into `downloads`); ArtefactError."""
     folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
     if not folder.is_dir():
         raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")

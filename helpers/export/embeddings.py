@@ -104,10 +104,7 @@ class Answer:
 
 
 def open_answer(config: Config, place: str = "") -> Answer:
-    """The vectors of the newest checkpoint in `config.out`, or finished ones from `place` (a folder, or a link to a shared Drive folder).
-
-    Raises ArtefactError where there are none, or where they are not whole.
-    """
+    """The vectors of the newest checkpoint in `config.out`, or the finished ones of `place` (see open_finished); ArtefactError."""
     if place:
         folder = open_finished(place, Path(config.out) / "downloads")
         papers, target, context, manifest = open_embeddings(folder)
