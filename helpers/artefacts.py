@@ -16,21 +16,21 @@ from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
-REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "this place is read-only or yours only to read;")
-REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed;")
-REFUSALS[errno.ENOSPC] = "the disk is full; free space or"
+ADVICE = "choose another --out"
+REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"this place is read-only or yours only to read; {ADVICE}")
+REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), f"a file stands where a folder is needed; {ADVICE}")
+REFUSALS[errno.ENOSPC] = f"the disk is full; free space or {ADVICE}"
 
 
 @contextlib.contextmanager
-def sentences_for_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write `path` into one sentence; raises ArtefactError."""
+def sentences_for_disk_errors(path: Path, done: str = "written", refusals: dict = REFUSALS, advice: str = ADVICE) -> Iterator[None]:
+    """Turn an operating system's refusal to write `path` into one sentence; raises ArtefactError. refusals: what to say, by errno."""
     try:
         yield
     except OSError as error:
-        why = REFUSALS.get(error.errno, f"{error.strerror or error};")
-        if "requested and" in str(error):  # numpy's short write has no number
-            why = REFUSALS[errno.ENOSPC]
-        raise ArtefactError(f"{path} was not written: {why} choose another --out.") from error
+        number = errno.ENOSPC if "requested and" in str(error) else error.errno  # numpy's short write has no number
+        why = refusals.get(number, f"{error.strerror or error}; {advice}")
+        raise ArtefactError(f"{path} was not {done}: {why}.") from error
 
 
 @contextlib.contextmanager

@@ -121,9 +121,8 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
         if status in (401, 403) and shard.source:
             shard = next((new for new in shards_of(shard.source) if new.name == shard.name), shard)._replace(source="")
         elif failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
-            raise DumpError(
-                f"{shard} did not come (HTTP {status}; {said}): check address and network, then run this again; what came is kept."
-            )
+            todo = "check address and network, then run this again; what came is kept"
+            raise DumpError(f"{shard} did not come (HTTP {status}; {said}): {todo}.")
         sleep(2**failures - 1)
         tag = known["ETag"] if known["ETag"].startswith('"') else known["Last-Modified"]  # a weak ETag, W/..., may not stand in If-Range
         rest, status = (f"range = {have}-\nheader = {json.dumps(f'If-Range: {tag}')}" if tag and have > 0 and status != 416 else ""), 0

@@ -171,9 +171,9 @@ def _json_format(file: DumpFile):
                 for reader in JSON_FORMATS if isinstance(record, dict) else ():
                     if reader.recognises(record):
                         return reader
+    known = "S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP"
     raise DumpError(
-        f"{file}: none of the first {FIRST_LINES} lines is a record of a known format "
-        "(S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP); see the README's list of dumps."
+        f"{file}: none of the first {FIRST_LINES} lines is a record of a known format ({known}); see the README's list of dumps."
     )
 
 

@@ -65,10 +65,9 @@ class Report:
         """Raise DumpError where more than `max_bad_fraction` of all records read so far were malformed."""
         bad, read = sum(dropped["malformed"] for dropped in self.dropped.values()), self.read["records"]
         if bad > max_bad_fraction * max(read, 1):
-            raise DumpError(
-                f"{file}: {bad:,} of {read:,} records are malformed (first: {self.first['malformed']}), more than the "
-                f"{max_bad_fraction:.0%} allowed; repair the file, or raise max_bad_fraction to go on without them."
-            )
+            found = f"{bad:,} of {read:,} records are malformed (first: {self.first['malformed']})"
+            todo = "repair the file, or raise max_bad_fraction to go on without them"
+            raise DumpError(f"{file}: {found}, more than the {max_bad_fraction:.0%} allowed; {todo}.")
 
 
 def text(value) -> str | None:

@@ -10,10 +10,9 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.artefacts import MANIFEST, finished, read_manifest, sha256
+from helpers.artefacts import MANIFEST, finished, read_manifest, sentences_for_disk_errors, sha256
 from helpers.corpus.download import from_drive
 from helpers.errors import ArtefactError
 from helpers.progress import progress
@@ -22,9 +21,8 @@ MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
-REFUSALS = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT), "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-)
+FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
+REFUSALS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL}
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
@@ -192,10 +190,5 @@ def _erase(folder: Path) -> None:
         folder.rmdir()
 
 
-@contextlib.contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = REFUSALS.get(error.errno, f"{error.strerror or error}; check the place and run this cell again")
-        raise ArtefactError(f"{path} was not kept: {what}.") from error
+def _sentences(path: Path):
+    return sentences_for_disk_errors(path, "kept", REFUSALS, "check the place and run this cell again")
