@@ -162,10 +162,7 @@ def run(config: Config, parameters: dict) -> int:
 
 @contextlib.contextmanager
 def _kernel_kept_quiet():
-    """Send what the kernel's machinery writes to standard error (also while it is interrupted or shut down) to nowhere.
-
-    A notebook's own errors come back as messages; these lines would only stand beside the sentence that tells them.
-    """
+    """Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages."""
     sys.stderr.flush()
     with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -87,7 +87,9 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
             chosen = ", ".join(f"{name} {value}" for name, value in config.part(CORPUS_SETTINGS[1:-2]).items() if value)
             lost = ", ".join(f"{count:,} {reason}" for reason, count in (+dropped).items()) or "none was read"
             raise DumpError(f"No citation is left: {lost} ({chosen}); choose a wider subset or filter.")
-        kept = citations.renumber(indptr, cited, order, len(ids.state), folder, dropped)
+        kept = int(degree.sum(dtype=np.int64)) // 2
+        dropped["of a paper with too few citations"] += int(indptr[-1]) - kept
+        citations.renumber(indptr, cited, order, kept, folder)
         to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()

@@ -31,7 +31,7 @@ except ImportError:
     from zlib import error as InflateError
 
 JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
-BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: ancestor.Ancestor}  # by their first bytes
+BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -92,8 +92,7 @@ def _members(path: Path) -> list[DumpFile]:
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return [DumpFile(path)]
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
+            names = [name for name in zipfile.ZipFile(file).namelist() if not name.endswith("/")]
     for name in names:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
@@ -171,10 +170,8 @@ def _json_format(file: DumpFile):
                 for reader in JSON_FORMATS if isinstance(record, dict) else ():
                     if reader.recognises(record):
                         return reader
-    known = "S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP"
-    raise DumpError(
-        f"{file}: none of the first {FIRST_LINES} lines is a record of a known format ({known}); see the README's list of dumps."
-    )
+    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
+    raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 
 
 def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[pa.RecordBatch]:
@@ -184,8 +181,8 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """
     reader, done = reader_of(file), 0
     with _sentences(file), _opened(file) as (stream, place):
-        if isinstance(reader, ancestor.Ancestor):
-            yield from reader.batches(on_bytes, report)
+        if reader is ancestor:
+            yield from ancestor.batches(file, on_bytes, report)
             return
         of_table = isinstance(reader, tables.Table)
         for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):

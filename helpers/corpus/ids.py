@@ -135,13 +135,10 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
 
 
 def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
-    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns records that lose.
-
-    Only ids of papers that records or citations name matter: memory follows the papers, not the table.
-    """
+    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose."""
     pairs = [np.empty((2, 0), np.int32)]
     for others, own in _pieces(shards, "other_ids.u64", "paper_ids.u64"):
-        known = (table.find(others) >= 0) | (table.find(own) >= 0)
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
         pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
     here, there = np.concatenate(pairs, axis=1)
     ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)

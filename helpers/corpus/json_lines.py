@@ -30,14 +30,11 @@ class JsonFormat(NamedTuple):
     SCHEMA: pa.Schema
     Record: type[msgspec.Struct]  # as `wanted` makes it
     recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
-    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; ValueError: malformed
+    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; BAD_LINE: malformed
 
 
 def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long).
-
-    The reader is a JsonFormat, or a module like one; where its `row` raises BAD_LINE the line is dropped as malformed.
-    """
+    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long)."""
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
     def row_of(line: bytes, number: int) -> tuple | None:

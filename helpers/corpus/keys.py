@@ -71,8 +71,7 @@ def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """(keys uint64 (n,), NONE for no id, checks uint32 (n,), 0 for a number) of ids, strings; spaces and NULs around them are no part."""
     keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
     if len(ids):
-        if ids.null_count:
-            ids = ids.fill_null("")
+        ids = ids.fill_null("")
         offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
         _keys(offsets, np.frombuffer(ids.buffers()[2] or b"\0", np.uint8), keys, checks)
     return keys, checks

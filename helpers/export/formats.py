@@ -1,10 +1,10 @@
 """The forms a table of vectors can be exported in, each written chunk by chunk and openable by the usual client of its kind."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -121,8 +121,7 @@ def write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Tabl
             file.write("\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) + "\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """One form: how to write it, how large it will be, and what reading it back gives."""
 
     write: Callable[[Path, dict[str, np.ndarray], pa.Table], None]  # (folder, {"target": (N, D), "context": (N, D)}, papers)
