@@ -17,6 +17,7 @@ from subprocess import PIPE, Popen, run
 from time import sleep
 from urllib.parse import quote, unquote
 
+from helpers.config import REMOTE
 from helpers.errors import DumpError, UserError
 
 S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
@@ -37,7 +38,7 @@ class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
 
 def remote(dump: str) -> bool:
     """Whether an entry is something to download: http(s)://..., a Drive link, drive:FILE_ID, s2:DATASET or s2:DATASET@RELEASE."""
-    return bool(re.match(r"https?://|drive:|s2:", dump, re.IGNORECASE))
+    return bool(REMOTE.match(dump))
 
 
 def shards_of(dump: str) -> list[Shard]:

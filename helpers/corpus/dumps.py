@@ -175,10 +175,7 @@ def _json_format(file: DumpFile):
 
 
 def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[pa.RecordBatch]:
-    """Batches of PAPERS, CITATIONS or OTHER_IDS (told apart by their schema) from one file of any known format.
-
-    on_bytes: called with the number of compressed bytes as they are read. Raises DumpError where the whole file cannot be read.
-    """
+    """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
     with _sentences(file), _opened(file) as (stream, place):
         if reader is ancestor:

@@ -171,7 +171,9 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
     """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
-    ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
+    ids.key, checks, row = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32), 0
+    keys, numbers = table.contents()
+    ids.key[numbers] = keys
     for keys, of_piece in _pieces(shards, "records.u64", "checks.u32"):
         if len(differing := _differing(checks, table.find(keys), of_piece)):
             raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))

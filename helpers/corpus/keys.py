@@ -111,22 +111,34 @@ def _find(slots, numbers, keys, found, count, add):
     return count
 
 
+@numba.njit(cache=True, nogil=True)
+def _move(old_slots, old_numbers, slots, numbers):
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(old_slots)):
+        if old_slots[i] != NONE:
+            slot = _mixed(old_slots[i]) & mask
+            while slots[slot] != NONE:
+                slot = (slot + np.uint64(1)) & mask
+            slots[slot], numbers[slot] = old_slots[i], old_numbers[i]
+
+
 class KeyTable:
     """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
 
     def __init__(self, expected: int = 0):
-        self._make(np.empty(0, np.uint64), max(1024, int(expected / FULLEST)))
+        self.count = 0
+        self._make(max(1024, int(expected / FULLEST)))
 
-    def _make(self, keys: np.ndarray, slots: int) -> None:
-        size = 1 << (slots - 1).bit_length()
-        self._slots = np.full(size, NONE)  # one after the other: the old one is let go before the next is made
-        self._numbers = np.empty(size, np.int32)
-        self.count = _find(self._slots, self._numbers, keys, np.empty(len(keys), np.int32), 0, True)
+    def _make(self, least: int) -> None:
+        size = 1 << (least - 1).bit_length()
+        self._slots, self._numbers = np.full(size, NONE), np.empty(size, np.int32)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
-            self._make(self.keys(), max(2 * len(self._slots), int((self.count + len(keys)) / FULLEST)))
+            old = self._slots, self._numbers
+            self._make(max(2 * len(old[0]), int((self.count + len(keys)) / FULLEST)))
+            _move(*old, self._slots, self._numbers)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
         return found
@@ -149,8 +161,7 @@ class KeyTable:
         table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
         return table
 
-    def keys(self) -> np.ndarray:
-        """The keys uint64 (count,) by number."""
-        used, keys = self._slots != NONE, np.empty(self.count, np.uint64)
-        keys[self._numbers[used]] = self._slots[used]
-        return keys
+    def contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """(keys uint64 (count,), their numbers int32 (count,)), in no order."""
+        used = self._slots != NONE
+        return self._slots[used], self._numbers[used]

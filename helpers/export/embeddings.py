@@ -28,10 +28,7 @@ COLUMNS = ("paper_id", "title", "year", "degree")
 
 
 def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context: np.ndarray, **facts) -> None:
-    """Write `folder`: target.npy and context.npy float16 (N, D), papers.parquet, manifest.json with the facts given.
-
-    papers: a table of N lines with COLUMNS; target, context: float (N, D). Raises ArtefactError where a value does not fit float16.
-    """
+    """Write `folder` of float (N, D) tables, as float16, N papers with COLUMNS, and facts; ArtefactError where float16 is too small."""
     write_form(folder, "npy_float16", {"target": target, "context": context}, with_rows(papers), {"dtype": "float16", **facts})
 
 
