@@ -114,10 +114,8 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
 
     def write(citing: np.ndarray, cited: np.ndarray, mirrored: int) -> None:
         known = (citing >= 0) & (cited >= 0)
-        dropped["dangling"] += len(known) - int(known.sum())
-        edges = np.empty((int(known.sum()), 2), np.uint32)
-        edges[:, 0], edges[:, 1] = citing[known], cited[known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-        file.write(edges)
+        dropped["dangling"] += int((~known).sum())
+        file.write(np.stack([citing[known].astype(np.uint32), 2 * cited[known].astype(np.uint32) + np.uint32(mirrored)], axis=1))
 
     first = 0
     for shard in shards:

@@ -101,14 +101,10 @@ def texts(value) -> list[str]:
 
 def year(value, report: Report, place: str) -> int | None:
     """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
-    if value in (None, ""):
-        report.lacks("no year", place)
-        return None
     match = YEAR.fullmatch(str(value)) if isinstance(value, (str, float)) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
-    report.lacks("impossible year", place)
-    return None
+    report.lacks("no year" if value in (None, "") else "impossible year", place)
 
 
 def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:

@@ -58,10 +58,8 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
-    schemas = [
-        reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS)
-        for file, reader in zip(files, readers, strict=True)
-    ]
+    kinds = zip(files, readers, strict=True)
+    schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
