@@ -97,8 +97,7 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
     """(keep, elsewhere) for `train`: copies checkpoints of `each` bytes into `drive_folder/NAME-checkpoints`, the newest `most` left there.
 
-    (None, None) where drive_folder is "". With `most` 1 the old one makes room before the new one is copied.
-    Raises ArtefactError where they will not fit.
+    (None, None) for drive_folder "". With `most` 1 the old one makes room before the new one is copied. ArtefactError: they do not fit.
     """
     if not drive_folder:
         return None, None
