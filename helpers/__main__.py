@@ -83,16 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
         training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
-        parameters |= {
-            "PRESET": given.preset,
-            "DRIVE_FOLDER": given.drive_folder,
-            "FILTERS": filters,
-            "SETTINGS": training,
-            "EXTENDS": config.extends,
-        }
+        parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
+        parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}
         _check_places(config)
         refuse_another_run(config, training=True)
-        return run(config, parameters | {"DUMPS": list(config.dumps), "OUT": config.out})
+        return run(config, parameters)
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
@@ -105,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
 def environment() -> int:
     """Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise."""
     rows = checks(Path.cwd())
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for what, found, verdict in rows:
         print(f"{what:<{widths[0]}}  {found:<{widths[1]}}  {verdict}")
     return 0 if all(verdict in ("OK", "not needed on Colab") for _, _, verdict in rows) else 2
@@ -136,8 +131,7 @@ def run(config: Config, parameters: dict) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
-        declared = papermill.inspect_notebook(str(notebook))
-        own = {name: value for name, value in parameters.items() if name in declared}
+        own = {name: parameters[name] for name in papermill.inspect_notebook(str(notebook)) if name in parameters}
         start = time.perf_counter()
         line = f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
@@ -168,10 +162,7 @@ def run(config: Config, parameters: dict) -> int:
 
 @contextlib.contextmanager
 def _kernel_kept_quiet():
-    """Send what the kernel's machinery writes to standard error (also while it is interrupted or shut down) to nowhere.
-
-    A notebook's own errors come back as messages; these lines would only stand beside the sentence that tells them.
-    """
+    """Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages."""
     sys.stderr.flush()
     with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,73 +16,56 @@ from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
-REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "this place is read-only or yours only to read;")
-REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed;")
-REFUSALS[errno.ENOSPC] = "the disk is full; free space or"
+ADVICE = "choose another --out"
+REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"this place is read-only or yours only to read; {ADVICE}")
+REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), f"a file stands where a folder is needed; {ADVICE}")
+REFUSALS[errno.ENOSPC] = f"the disk is full; free space or {ADVICE}"
 
 
 @contextlib.contextmanager
-def sentences_for_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write `path` into one sentence; raises ArtefactError."""
+def sentences_for_disk_errors(path: Path, done: str = "written", refusals: dict = REFUSALS, advice: str = ADVICE) -> Iterator[None]:
+    """Turn an operating system's refusal to write `path` into one sentence; raises ArtefactError. refusals: what to say, by errno."""
     try:
         yield
     except OSError as error:
-        why = REFUSALS.get(error.errno, f"{error.strerror or error};")
-        if "requested and" in str(error):  # numpy's short write has no number
-            why = REFUSALS[errno.ENOSPC]
-        raise ArtefactError(f"{path} was not written: {why} choose another --out.") from error
-
-
-@contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well and vanishes when it does not; an older `path` is replaced.
-
-    Raises ArtefactError where the disk is full or read-only.
-    """
-    path = Path(path)
-    with sentences_for_disk_errors(path):
-        _clear_the_way(path)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
-        try:
-            yield folder
-            for file in folder.iterdir():
-                _flush(file)
-            folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared result from its readers
-            old = folder.with_name(folder.name.replace(".new-", ".old-"))
-            if path.exists():
-                path.rename(old)
-            folder.rename(path)
-            _flush(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        number = errno.ENOSPC if "requested and" in str(error) else error.errno  # numpy's short write has no number
+        why = refusals.get(number, f"{error.strerror or error}; {advice}")
+        raise ArtefactError(f"{path} was not {done}: {why}.") from error
 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name that becomes the file `path` when the block ends well and vanishes when it does not.
-
-    Raises ArtefactError where the disk is full or read-only.
-    """
+    """A temporary name that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
     path = Path(path)
     with sentences_for_disk_errors(path):
-        _clear_the_way(path)
-        temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.iterdir():  # of a process that was killed
+            if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
+                _delete(stale)
+        new, old = (path.with_name(f".{path.name}.{age}-{os.getpid()}") for age in ("new", "old"))
         try:
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
+            yield new
+            for file in new.iterdir() if new.is_dir() else [new]:
+                _flush(file)
+            if new.is_dir() and path.exists():  # nothing replaces a folder in one step
+                path.rename(old)
+            new.rename(path)
             _flush(path.parent)
+            _delete(old)
         finally:
-            temporary.unlink(missing_ok=True)
+            _delete(new)
 
 
-def _clear_the_way(path: Path) -> None:
-    """Make the folder of `path`, and delete what a process that was killed left of `path` there under its temporary names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.iterdir():
-        if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
-            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A new_file that is a folder."""
+    with new_file(path) as folder:
+        folder.mkdir()
+        yield folder
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -113,20 +95,15 @@ def write_manifest(folder: Path, **facts) -> None:
     there = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in there}
     manifest = {**facts, "code_version": __version__, "files": files}
-    text = json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+    write_json(folder / MANIFEST, {**manifest, "sha256": _seal(manifest)})
 
 
 def _seal(manifest: dict) -> str:
-    """The hash of a manifest's own content."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False) -> dict:
-    """The manifest of a finished folder; with `verify` every file's size and hash are checked too.
-
-    Raises ArtefactError where the folder, the manifest or a file is missing or differs; `made_by` names what makes it.
-    """
+    """A folder's manifest; ArtefactError (run `made_by`) where it or a file is missing, or differs in size or, if `verify`, hash."""
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
     if not isinstance(manifest, dict) or manifest.pop("sha256", None) not in (None, _seal(manifest)) or "files" not in manifest:
@@ -146,10 +123,9 @@ def finished(folder: Path, facts: dict | None = None, verify: bool = True) -> bo
     return False
 
 
-@contextlib.contextmanager
-def _sentences_for_reading(path: Path, made_by: str) -> Iterator[None]:
+def _read(path: Path, made_by: str, read: Callable):
     try:
-        yield
+        return read(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtefactError(f"{path} does not exist yet; run {made_by} first.") from None
     except ValueError:
@@ -158,8 +134,12 @@ def _sentences_for_reading(path: Path, made_by: str) -> Iterator[None]:
 
 def read_json(path: Path, made_by: str) -> dict:
     """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    with _sentences_for_reading(path, made_by):
-        return json.loads(path.read_text(encoding="utf-8"))
+    return _read(path, made_by, lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+
+def map_array(path: Path, made_by: str) -> np.ndarray:
+    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    return _read(path, made_by, lambda path: np.load(path, mmap_mode="r"))
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:
@@ -168,10 +148,7 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
-    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these.
-
-    Called before a stage overwrites what those checkpoints belong to.
-    """
+    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these."""
     out = Path(config.out)
     if not (checkpoints := sorted(out.glob(f"checkpoints/*/{MANIFEST}"))):
         return
@@ -182,13 +159,9 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
         (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
     ):
         if asked and path.exists():
-            try:
-                recorded = read_json(path, "the notebooks")["config"]
-            except ArtefactError:
-                if path.parent.parent.name == "checkpoints":  # a damaged one is passed over when training goes on
-                    continue
-                raise
-            differs += differences(recorded, config.part(names))
+            passed_over = ArtefactError if path is checkpoints[-1] else ()  # a damaged one is, when training goes on
+            with contextlib.suppress(passed_over):
+                differs += differences(read_json(path, "the notebooks")["config"], config.part(names))
     if differs:
         raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
 
@@ -207,9 +180,3 @@ def open_npy(path: Path, dtype, *shape: int) -> Iterator:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         yield file
-
-
-def map_array(path: Path, made_by: str) -> np.ndarray:
-    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    with _sentences_for_reading(path, made_by):
-        return np.load(path, mmap_mode="r")

@@ -34,18 +34,8 @@ def installed(name: str) -> str | None:
         return None
 
 
-def older(version: str, bound: str) -> bool:
-    """Whether a version lies below a lower bound: 2.9.1 below 2.10."""
-    from packaging.version import Version
-
-    return Version(version) < Version(bound)
-
-
 def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
-    """Install the packages of `path` that are missing, saying which and why; returns their requirements. Never replaces a package.
-
-    Raises ConfigError where one of NEVER_TOUCHED is missing, or pip fails.
-    """
+    """Install the packages of `path` that are missing, never replacing one; returns their requirements. ConfigError where that fails."""
     wanted = []
     for name, bound, why in requirements(path):
         if installed(name) or name in NOT_FOR_NOTEBOOKS:
@@ -98,13 +88,14 @@ def _one_sentence(shell, kind, error, traceback, tb_offset=None) -> list[str]:
 
 def checks(folder: Path) -> list[tuple[str, str, str]]:
     """(what, found, "OK" or what to do) of this machine: Python, packages against their lower bounds, RAM, GPU, disk of `folder`."""
+    from packaging.version import Version  # here: a notebook begins without it
+
     rows = [("Python", platform.python_version(), "OK" if sys.version_info >= (3, 11) else "take Python 3.11 or newer")]
     for name, bound, why in requirements():
-        version = installed(name)
-        if version is None:
+        if (version := installed(name)) is None:
             verdict = "not needed on Colab" if name in NOT_FOR_NOTEBOOKS else f"pip install '{name}>={bound}' ({why})"
         else:
-            verdict = f"older than {bound}: pip install -U '{name}>={bound}'" if older(version, bound) else "OK"
+            verdict = f"older than {bound}: pip install -U '{name}>={bound}'" if Version(version) < Version(bound) else "OK"
         rows.append((name, version or "missing", verdict))
     ram, disk = available_ram() / 1e9, shutil.disk_usage(folder).free / 1e9
     rows.append(("RAM", f"{ram:.1f} GB available", "OK" if ram >= 2 else "close other notebooks: the sample needs 1 GB"))

@@ -48,14 +48,14 @@ def colab(tmp_path, monkeypatch):
 
 
 def test_elsewhere_drive_is_a_plain_folder(tmp_path, finished):
-    assert not drive.on_colab()
+    assert drive.colab_drive() is None
     (copy,) = keep_all([finished], str(tmp_path / "kept"), "sample")
     assert copy == tmp_path / "kept" / "sample-finished"
     assert read_manifest(copy, "", verify=True) == read_manifest(finished, "")
 
 
 def test_on_colab_it_is_mounted_and_flushed(colab, finished):
-    assert drive.on_colab()
+    assert drive.colab_drive()
     copies = [keep_all([finished], "papers/mine", "cs")[0] for _ in range(2)]
     assert copies == [colab / "MyDrive" / "papers" / "mine" / name for name in ("cs-finished", "cs-finished-2")], "never over an older one"
     assert all(read_manifest(copy, "", verify=True) for copy in copies) and (colab / "flushed").exists()

@@ -9,14 +9,10 @@ from helpers.corpus.json_lines import wanted
 from helpers.corpus.records import PAPERS, identifier, mapping, named, text
 
 SCHEMA = PAPERS
+recognises = {"id", "n_citation"}.issubset  # a record of this format
 Record = wanted("id title year venue fos references")
 UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
 ONLY = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
-
-
-def recognises(record: dict) -> bool:
-    """Whether a file with such a record is of this format."""
-    return {"id", "n_citation"} <= record.keys()
 
 
 def row(record: Record) -> tuple:

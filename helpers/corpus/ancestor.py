@@ -21,14 +21,12 @@ from helpers.errors import DumpError, UserError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
+SCHEMA = PAPERS
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 
-class _Plain(pickle._Unpickler):
-    """Plain containers, strings and numbers only: nothing is imported, so nothing can run.
-
-    The unpickler written in Python: C's sets aside whatever memory a damaged file asks for.
-    """
+class _Plain(pickle._Unpickler):  # the one written in Python: C's sets aside whatever memory a damaged file asks for
+    """Plain containers, strings and numbers only: nothing is imported, so nothing can run."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -42,10 +40,7 @@ def _texts(path: Path) -> pa.Array:
         by_row = values if isinstance(values, dict) else dict(enumerate(values))
         if max(by_row) > 100 + 10 * len(by_row):
             raise ValueError("its rows are far apart")
-        texts = [None] * (max(by_row) + 1)
-        for row, value in by_row.items():
-            texts[row] = text(value)
-        return pa.array(texts, pa.large_string())
+        return pa.array([text(by_row.get(row)) for row in range(max(by_row) + 1)], pa.large_string())
     except Exception as error:  # a damaged pickle may end in any exception there is
         raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
 
@@ -55,77 +50,68 @@ def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
     return texts.take(pa.array(rows, mask=(rows < 0) | (rows >= len(texts)))).cast(pa.string())
 
 
-class Ancestor:
-    """A reader of one HDF5 file and of the pickles beside it."""
+def batches(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of PAPERS from an HDF5 file and the pickles beside it; on_bytes: called with the bytes of each dataset, about."""
+    titles = ids = pa.array([], pa.large_string())
+    for path in sorted(path for path in file.path.parent.iterdir() if path.suffix.lower() in PICKLES):
+        texts = _texts(path)
+        if all(S2_ID.fullmatch(value or "") for value in texts.drop_null()[:100].to_pylist()):
+            ids = texts
+        else:
+            titles = texts
+    for rows, counts, others in _rows(file, on_bytes):
+        of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
+        report.count("papers", len(rows))
+        columns = {"paper_id": _names(rows, ids), "title": _of_rows(titles, rows)}
+        report.incomplete["no title"] += columns["title"].null_count
+        for name, some in (("references", later), ("cited_by", ~later)):
+            ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
+            offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+            columns[name] = pa.ListArray.from_arrays(offsets, _names(others[some], ids))
+        yield pa.RecordBatch.from_arrays([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in PAPERS], schema=PAPERS)
 
-    SCHEMA = PAPERS
 
-    def __init__(self, file):
-        self.file = file
+def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
+    return pc.coalesce(_of_rows(ids, rows), pa.array(rows, mask=rows < 0).cast(pa.string()))
 
-    def batches(self, on_bytes: Callable[[int], None], report: Report) -> Iterator[pa.RecordBatch]:
-        """Batches of PAPERS; on_bytes: called with the bytes of each dataset read, all taken to be of the same size."""
-        titles = ids = pa.array([], pa.large_string())
-        for path in sorted(path for path in self.file.path.parent.iterdir() if path.suffix.lower() in PICKLES):
-            texts = _texts(path)
-            if all(S2_ID.fullmatch(value or "") for value in texts.drop_null()[:100].to_pylist()):
-                ids = texts
-            else:
-                titles = texts
-        for rows, counts, others in self._rows(on_bytes):
-            of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
-            report.count("papers", len(rows))
-            columns = {"paper_id": self._names(rows, ids), "title": _of_rows(titles, rows)}
-            report.incomplete["no title"] += columns["title"].null_count
-            for name, some in (("references", later), ("cited_by", ~later)):
-                ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
-                offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-                columns[name] = pa.ListArray.from_arrays(offsets, self._names(others[some], ids))
-            yield pa.RecordBatch.from_arrays([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in PAPERS], schema=PAPERS)
 
-    @staticmethod
-    def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
-        return pc.coalesce(_of_rows(ids, rows), pa.array(rows, mask=rows < 0).cast(pa.string()))
+def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
+    """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
+    try:
+        import h5py
 
-    def _rows(self, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
-        """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
-        try:
-            import h5py
-        except ImportError:
-            raise DumpError(f"{self.file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
-        try:
-            content = np.asarray(np.memmap(self.file.path, np.uint8, "r"))
-            if _endless(content):
-                raise ValueError("a heap of lists has a hole")
-            with h5py.File(self.file.path, "r") as datasets:
-                parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
-                if not parts:
-                    raise DumpError(f"{self.file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
-                for part in parts:
-                    labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
-                    kind = lists.id.get_type()
-                    if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
-                        raise ValueError(f"batch{part} holds no lists")
-                    if max(len(labels), _longest(content, lists)) > len(content):
-                        raise ValueError(f"batch{part} would be larger than the file")
-                    for first in range(0, len(labels), BATCH_RECORDS):
-                        rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
-                        found = [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
-                        if rows.min(initial=0) < 0 or len(found) != len(rows):
-                            raise ValueError(f"batch{part} does not belong to labels{part}")
-                        yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
-                    on_bytes(self.file.size // len(parts))
-        except UserError:
-            raise
-        except Exception as error:  # damage shows as any of a dozen exceptions
-            raise DumpError(f"{self.file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
+        content = np.asarray(np.memmap(file.path, np.uint8, "r"))
+        if _endless(content):
+            raise ValueError("a heap of lists has a hole")
+        with h5py.File(file.path, "r") as datasets:
+            parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
+            if not parts:
+                raise DumpError(f"{file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
+            for part in parts:
+                labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
+                kind = lists.id.get_type()
+                if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
+                    raise ValueError(f"batch{part} holds no lists")
+                if max(len(labels), _longest(content, lists)) > len(content):
+                    raise ValueError(f"batch{part} would be larger than the file")
+                for first in range(0, len(labels), BATCH_RECORDS):
+                    rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
+                    found = [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
+                    if rows.min(initial=0) < 0 or len(found) != len(rows):
+                        raise ValueError(f"batch{part} does not belong to labels{part}")
+                    yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
+                on_bytes(file.size // len(parts))
+    except UserError:
+        raise
+    except ImportError:
+        raise DumpError(f"{file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
+    except Exception as error:  # damage shows as any of a dozen exceptions
+        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
 
 
 def _longest(content: np.ndarray, lists) -> int:
-    """The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones.
-
-    There a list is its length in 4 bytes and its place in 12; what is compressed has a checksum.
-    """
+    """The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones."""
+    # there a list is its length in 4 bytes and its place in 12; what is compressed has a checksum
     if lists.chunks:
         chunks = [lists.id.get_chunk_info(i) for i in range(lists.id.get_num_chunks())]
         places = [(chunk.byte_offset, chunk.size) for chunk in chunks if not lists.compression]
@@ -137,10 +123,8 @@ def _longest(content: np.ndarray, lists) -> int:
 
 @numba.njit(cache=True)
 def _endless(file):
-    """Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,).
-
-    It goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0.
-    """
+    """Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)."""
+    # it goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0
     for heap in range(len(file) - 32):
         if file[heap] == 71 and file[heap + 1] == 67 and file[heap + 2] == 79 and file[heap + 3] == 76:  # GCOL
             place, end = heap + 16, min(heap + file[heap + 8 : heap + 16].view(np.int64)[0], len(file))

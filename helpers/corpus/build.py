@@ -31,15 +31,10 @@ PAPERS_AT_A_TIME = 1 << 18
 
 
 def build_corpus(config: Config) -> dict:
-    """Read `config.dumps` and write `out/corpus/` (papers.parquet, citations_indptr.npy, citations.npy, report.json); returns the report.
-
-    Raises DumpError where a dump cannot be read or no citation is left.
-    """
+    """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
     refuse_another_run(config, pairs=False)
     if not config.dumps:
-        raise DumpError(
-            f"Preset {config.preset} has no data of its own: name a dump's file or folder (--dump PATH, or DUMPS in notebook 01)."
-        )
+        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
     for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
         shutil.rmtree(stale, ignore_errors=True)
     sources = _sources(config)
@@ -90,20 +85,21 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
         order, degree = citations.choose(indptr, cited, ids.state, config.min_degree, report)
         if not degree.any():
             chosen = ", ".join(f"{name} {value}" for name, value in config.part(CORPUS_SETTINGS[1:-2]).items() if value)
-            raise DumpError(f"No citation is left: {_in_words(dropped)} ({chosen}); choose a wider subset or filter.")
-        kept = citations.renumber(indptr, cited, order, len(ids.state), folder, dropped)
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in (+dropped).items()) or "none was read"
+            raise DumpError(f"No citation is left: {lost} ({chosen}); choose a wider subset or filter.")
+        kept = int(degree.sum(dtype=np.int64)) // 2
+        dropped["of a paper with too few citations"] += int(indptr[-1]) - kept
+        citations.renumber(indptr, cited, order, kept, folder)
         to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")
 
-        def counts(kind: str) -> dict:
-            return {"read": report.read[kind], "dropped": _nonzero(report.dropped[kind])}
-
+        papers, cited, other = ({"read": report.read[kind], "dropped": _nonzero(report.dropped[kind])} for kind in report.dropped)
         facts = {
-            "papers": counts("papers") | {"kept": len(order), "incomplete": _nonzero(report.incomplete)},
-            "citations": counts("citations") | {"kept": kept},
-            "other_ids": counts("ids"),
+            "papers": papers | {"kept": len(order), "incomplete": _nonzero(report.incomplete)},
+            "citations": cited | {"kept": kept},
+            "other_ids": other,
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
             "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,
@@ -116,10 +112,7 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
 
 
 def open_corpus(config: Config, columns: list[str] | None = None) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
-    """(papers, citations_indptr int64 (N+1,), citations int32 (E,), report) of a finished corpus; raises ArtefactError.
-
-    columns: those of papers.parquet to read, None for all; the citations are memory-mapped.
-    """
+    """(papers, or some columns, citations_indptr int64 (N+1,), citations int32 (E,), memory-mapped, report) of a corpus; ArtefactError."""
     folder = config.folder("corpus")
     report = read_json(folder / "report.json", NOTEBOOK)
     indptr = map_array(folder / "citations_indptr.npy", NOTEBOOK)
@@ -143,12 +136,8 @@ def known_rows(config: Config) -> np.ndarray:
     return row_of
 
 
-def _in_words(counts: dict) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none was read"
-
-
 def _nonzero(counts: Counter) -> dict:
-    return {reason: count for reason, count in sorted(counts.items()) if count}
+    return dict(sorted((+counts).items()))
 
 
 def _write_papers(ids: Ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:

@@ -11,7 +11,7 @@ from helpers.artefacts import new_array, open_npy
 
 UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
 MIRRORED = 1  # of an edge: listed by the cited paper
-EDGES_AT_A_TIME = 1 << 21
+EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 21, 1 << 15
 
 
 def _edges(path: Path):
@@ -21,8 +21,8 @@ def _edges(path: Path):
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(edges, state, counts):
-    """Count the edges of each citing paper that stay; returns how many are (outside the subset, self citations)."""
+def _place(edges, state, places, cited_of):
+    """Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)."""
     outside = selves = 0
     for i in range(len(edges)):
         citing, cited = edges[i, 0], edges[i, 1] >> 1
@@ -31,17 +31,10 @@ def _count(edges, state, counts):
         elif citing == cited:
             selves += 1
         else:
-            counts[citing] += 1
-    return outside, selves
-
-
-@numba.njit(cache=True, nogil=True)
-def _scatter(edges, state, places, cited_of):
-    for i in range(len(edges)):
-        citing, cited = edges[i, 0], edges[i, 1] >> 1
-        if state[citing] != OUTSIDE and state[cited] != OUTSIDE and citing != cited:
-            cited_of[places[citing]] = edges[i, 1]
+            if len(cited_of):
+                cited_of[places[citing]] = edges[i, 1]
             places[citing] += 1
+    return outside, selves
 
 
 @numba.njit(cache=True, nogil=True)
@@ -81,20 +74,17 @@ def _unique(indptr, cited_of):
 
 
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """(indptr int64 (n+1,), cited uint32 (E,), mapped from `cited_file`) of the pairs in the file `edges`, each once, rows ascending.
-
-    state: uint8 (n,); what is dropped is counted by reason.
-    """
+    """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
     counts = np.zeros(len(state), np.int64)
     for some in _edges(edges):
-        outside, selves = _count(some, state, counts)
+        outside, selves = _place(some, state, counts, np.empty(0, np.uint32))
         dropped["outside the subset"] += outside
         dropped["self citation"] += selves
     indptr = np.concatenate([[0], np.cumsum(counts)])
     cited_of = new_array(cited_file, np.uint32, (int(indptr[-1]),))
     places = indptr[:-1].copy()
     for some in _edges(edges):
-        _scatter(some, state, places, cited_of)
+        _place(some, state, places, cited_of)
     doubles, mirrored = _unique(indptr, cited_of)
     dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
     dropped["duplicate citation"] += doubles - mirrored
@@ -126,41 +116,31 @@ def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degr
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_kept(order, new_id, indptr, cited_of, counts):
-    for row in range(len(order)):
-        for p in range(indptr[order[row]], indptr[order[row] + 1]):
-            counts[row] += new_id[cited_of[p]] >= 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _renumber(order, new_id, indptr, cited_of, cited):
-    """Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each."""
+def _renumber(order, new_id, indptr, cited_of, cited, counts):
+    """Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are."""
     place = 0
-    for paper in order:
+    for row in range(len(order)):
         start = place
-        for p in range(indptr[paper], indptr[paper + 1]):
+        for p in range(indptr[order[row]], indptr[order[row] + 1]):
             if new_id[cited_of[p]] >= 0:
                 cited[place] = new_id[cited_of[p]]
                 place += 1
         sort_row(cited[start:place])
+        counts[row] = place - start
+    return place
 
 
-def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, papers: int, folder: Path, dropped: Counter) -> int:
-    """Write `citations_indptr.npy`, `citations.npy` of the papers in `order`; returns the number of citations."""
-    new_id = np.full(papers, -1, np.int32)
+def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, E: int, folder: Path) -> None:
+    """Write `citations_indptr.npy`, `citations.npy` of the E citations among the papers in `order`."""
+    new_id = np.full(len(indptr) - 1, -1, np.int32)
     new_id[order] = np.arange(len(order), dtype=np.int32)
     new_indptr = np.zeros(len(order) + 1, np.int64)
-    _count_kept(order, new_id, indptr, cited_of, new_indptr[1:])
-    np.cumsum(new_indptr, out=new_indptr)
-    np.save(folder / "citations_indptr.npy", new_indptr)
-    E = int(new_indptr[-1])
-    dropped["of a paper with too few citations"] += int(indptr[-1]) - E
     with open_npy(folder / "citations.npy", np.int32, E) as file:
-        for rows in row_ranges(new_indptr, EDGES_AT_A_TIME):
-            cited = np.empty(new_indptr[rows.stop] - new_indptr[rows.start], np.int32)
-            _renumber(order[rows], new_id, indptr, cited_of, cited)
-            file.write(memoryview(cited))
-    return E
+        for first in range(0, len(order), PAPERS_AT_A_TIME):
+            some = order[first : first + PAPERS_AT_A_TIME]
+            cited = np.empty(int((indptr[some + 1] - indptr[some]).sum()), np.int32)
+            file.write(memoryview(cited[: _renumber(some, new_id, indptr, cited_of, cited, new_indptr[first + 1 :])]))
+    np.save(folder / "citations_indptr.npy", np.cumsum(new_indptr))
 
 
 def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:

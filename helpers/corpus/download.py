@@ -17,7 +17,8 @@ from subprocess import PIPE, Popen, run
 from time import sleep
 from urllib.parse import quote, unquote
 
-from helpers.errors import DumpError
+from helpers.config import REMOTE
+from helpers.errors import DumpError, UserError
 
 S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
 CURL = "curl --disable -sS --fail --suppress-connect-headers --globoff --proto =http,https --speed-time 60 --config -".split()
@@ -37,7 +38,7 @@ class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
 
 def remote(dump: str) -> bool:
     """Whether an entry is something to download: http(s)://..., a Drive link, drive:FILE_ID, s2:DATASET or s2:DATASET@RELEASE."""
-    return bool(re.match(r"https?://|drive:|s2:", dump, re.IGNORECASE))
+    return bool(REMOTE.match(dump))
 
 
 def shards_of(dump: str) -> list[Shard]:
@@ -93,21 +94,22 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
     return whole
 
 
-def drive_refusal(what: str, reason: str) -> str:
-    """The sentence for what Google does not hand out: a file or folder that is not shared, or was downloaded too often today."""
-    often = re.search("many.*(users|accesses)", reason, re.I)
-    todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
-    return f"{what} could not be downloaded ({reason}): {todo}, then run this again."
+def from_drive(download: str, what, refused: type[UserError], **asked) -> None:
+    """gdown's `download` or `download_folder`; raises `refused` for what is not shared, or was downloaded too often today."""
+    import gdown  # here: only what is on Drive needs it
+
+    try:  # gdown keeps what came beside NAME.part and goes on with it; 5 returns None where 6 raises
+        if not getattr(gdown, download)(**asked, use_cookies=False, resume=True):
+            raise ValueError("nothing was downloaded")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        often = re.search("many.*(users|accesses)", reason, re.I)
+        todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
+        raise refused(f"{what} could not be downloaded ({reason}): {todo}, then run this again.") from None
 
 
 def _from_drive(shard: Shard, part: Path, on_bytes) -> None:
-    import gdown  # here: only a file on Drive needs it
-
-    try:  # gdown keeps what came beside NAME.part and goes on with it; 5 returns None where 6 raises
-        if not gdown.download(id=shard.url[6:], output=str(part), use_cookies=False, resume=True):
-            raise ValueError("nothing was downloaded")
-    except Exception as error:
-        raise DumpError(drive_refusal(str(shard), " ".join(str(error).split())[:200])) from None
+    from_drive("download", shard, DumpError, id=shard.url[6:], output=str(part))
     on_bytes(part.stat().st_size)
 
 
@@ -120,9 +122,8 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
         if status in (401, 403) and shard.source:
             shard = next((new for new in shards_of(shard.source) if new.name == shard.name), shard)._replace(source="")
         elif failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
-            raise DumpError(
-                f"{shard} did not come (HTTP {status}; {said}): check address and network, then run this again; what came is kept."
-            )
+            todo = "check address and network, then run this again; what came is kept"
+            raise DumpError(f"{shard} did not come (HTTP {status}; {said}): {todo}.")
         sleep(2**failures - 1)
         tag = known["ETag"] if known["ETag"].startswith('"') else known["Last-Modified"]  # a weak ETag, W/..., may not stand in If-Range
         rest, status = (f"range = {have}-\nheader = {json.dumps(f'If-Range: {tag}')}" if tag and have > 0 and status != 416 else ""), 0

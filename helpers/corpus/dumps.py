@@ -31,6 +31,7 @@ except ImportError:
     from zlib import error as InflateError
 
 JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
+BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -46,7 +47,7 @@ class DumpFile:
     member: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
+        return str(self.path / self.member)
 
     @property
     def name(self) -> str:
@@ -64,10 +65,7 @@ class DumpFile:
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
-    """The files of some dumps, folders and archives replaced by the files in them in name order; what is remote has none yet.
-
-    Raises DumpError where a path has none.
-    """
+    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
     files = []
     for dump in (Path(dump) for dump in dumps if not remote(str(dump))):
         with _sentences(dump):
@@ -94,8 +92,7 @@ def _members(path: Path) -> list[DumpFile]:
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return [DumpFile(path)]
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
+            names = [name for name in zipfile.ZipFile(file).namelist() if not name.endswith("/")]
     for name in names:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
@@ -109,18 +106,17 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
     try:
         yield
-    except EOFError as error:
-        at = f", at byte {byte():,}" if byte else ""
-        raise DumpError(f"{file} is cut off in the middle{at}; download it again.") from error
-    except DAMAGED as error:
-        at = f" before byte {byte():,}" if byte else ""
-        raise DumpError(f"{file} is damaged{at} ({in_a_line(error)}); download it again.") from error
-    except pa.ArrowException as error:
-        raise DumpError(f"{file} cannot be read as a table: {in_a_line(error)}; repair or download it again.") from error
-    except OSError as error:
-        if error.errno is None:  # not the system's but a library's, about what it read
-            raise DumpError(f"{file} is damaged ({in_a_line(error)}); download it again.") from error
-        raise DumpError(f"{file} cannot be read: {error.strerror}; check the path and its permissions.") from error
+    except (EOFError, *DAMAGED, pa.ArrowException, OSError) as error:
+        place = f"byte {byte():,}" if byte else ""
+        if isinstance(error, EOFError):
+            told = f"is cut off in the middle{place and f', at {place}'}; download it again"
+        elif isinstance(error, DAMAGED) or getattr(error, "errno", 0) is None:  # None: not the system's but a library's, about what it read
+            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); download it again"
+        elif isinstance(error, OSError):
+            told = f"cannot be read: {error.strerror}; check the path and its permissions"
+        else:
+            told = f"cannot be read as a table: {in_a_line(error)}; repair or download it again"
+        raise DumpError(f"{file} {told}.") from error
 
 
 @contextlib.contextmanager
@@ -150,12 +146,10 @@ def reader_of(file: DumpFile):
             head = first + stream.read(1 << 16)
             if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
-        if packed and first[:4] in (b"PAR1", ancestor.MAGIC):
-            raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
-        if first[:4] == b"PAR1":
-            return tables.Parquet(file)
-        if first[:4] == ancestor.MAGIC:
-            return ancestor.Ancestor(file)
+        if reader := BINARY_FORMATS.get(first[:4]):
+            if packed:
+                raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
+            return reader(file)
         if file.path.suffix.lower() in ancestor.PICKLES:
             raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
         try:
@@ -176,22 +170,16 @@ def _json_format(file: DumpFile):
                 for reader in JSON_FORMATS if isinstance(record, dict) else ():
                     if reader.recognises(record):
                         return reader
-    raise DumpError(
-        f"{file}: none of the first {FIRST_LINES} lines is a record of a known format "
-        "(S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP); see the README's list of dumps."
-    )
+    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
+    raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 
 
 def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[pa.RecordBatch]:
-    """Batches of PAPERS, CITATIONS or OTHER_IDS (told apart by their schema) from one file of any known format.
-
-    on_bytes: called with the number of compressed bytes as they are read.
-    Raises DumpError where the file as a whole cannot be read: unknown format, cut off, damaged, empty, no permission.
-    """
+    """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
     with _sentences(file), _opened(file) as (stream, place):
-        if isinstance(reader, ancestor.Ancestor):
-            yield from reader.batches(on_bytes, report)
+        if reader is ancestor:
+            yield from ancestor.batches(file, on_bytes, report)
             return
         of_table = isinstance(reader, tables.Table)
         for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):
@@ -201,10 +189,7 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
 
 
 def _blocks(stream) -> Iterator[tuple[int, np.ndarray, bytes | None]]:
-    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes.
-
-    None instead of a line longer than MOST_LINE.
-    """
+    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes (None: over MOST_LINE)."""
     number, rest, too_long = 1, b"", False
     while chunk := stream.read(CHUNK):
         if too_long and (end := chunk.find(b"\n") + 1):

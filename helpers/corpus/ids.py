@@ -1,11 +1,8 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
-import contextlib
 from collections.abc import Iterator
-from itertools import repeat
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +15,7 @@ from helpers.errors import DumpError
 
 KEYS_AT_A_TIME = 1 << 21
 MOST_PAPERS = (1 << 31) - 1
-TYPES = {".u64": np.uint64, ".u32": np.uint32, ".u8": np.uint8}  # of a shard's files
+TYPES = {".u64": np.dtype("u8"), ".u32": np.dtype("u4"), ".u8": np.dtype("u1")}  # of a shard's files
 
 
 class Batches:
@@ -32,15 +29,12 @@ class Batches:
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """The rows, in any order, of int64 (n,)."""
-        order = np.argsort(rows, kind="stable")
-        rows, parts = rows[order], []
-        batch_of = np.searchsorted(self._ends, rows, side="right")
+        batch_of, parts = np.searchsorted(self._ends, rows, side="right"), []
         for batch in np.unique(batch_of):
             first = self._ends[batch] - self.batches[batch].num_rows
             parts.append(self.batches[batch].take(pa.array(rows[batch_of == batch] - first)))
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(back))
+        places = np.argsort(np.argsort(batch_of, kind="stable"))
+        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(places))
 
 
 class Ids:
@@ -77,12 +71,13 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
     state, rows, of_record = np.empty(0, np.uint8), 0, [np.empty(0, np.int32)]
     for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
-        of_record.append(table.add(keys[inside == 1]))
-        numbers = table.find(keys)
+        of_record.append(added := table.add(keys[inside == 1]))
         last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
-        duplicates, rows = _place_records(numbers, inside, last, state, rows)
-        papers["duplicate id"] += duplicates
-        papers["outside the subset"] += int((numbers < 0).sum())
+        last[added], rows = np.arange(rows, rows + len(added)), rows + len(added)  # numpy keeps the last of several values, here and below
+        known, before = (numbers := table.find(keys)) >= 0, np.count_nonzero(state)
+        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)
+        papers["duplicate id"] += int(known.sum()) - (np.count_nonzero(state) - before)
+        papers["outside the subset"] += int((~known).sum())
     papers["outside the subset"] += int((state == OUTSIDE).sum())
     of_record = np.concatenate(of_record)
     of_record[last[of_record] != np.arange(len(of_record))] = -1
@@ -105,31 +100,13 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
 def _pieces(shards: list[Path], *names: str) -> Iterator[list[np.ndarray]]:
     """The values of some files of each shard that has them, side by side, KEYS_AT_A_TIME."""
     for shard in shards:
-        if (shard / names[0]).exists():
-            with contextlib.ExitStack() as stack:
-                files = [stack.enter_context(open(shard / name, "rb")) for name in names]
-                types = [TYPES[Path(name).suffix] for name in names]
-                while len((values := list(map(np.fromfile, files, types, repeat(KEYS_AT_A_TIME))))[0]):
-                    yield values
+        files = [shard / name for name in names]  # the first holds keys
+        for first in range(0, files[0].stat().st_size // 8 if files[0].exists() else 0, KEYS_AT_A_TIME):
+            yield [np.fromfile(file, kind := TYPES[file.suffix], KEYS_AT_A_TIME, offset=first * kind.itemsize) for file in files]
 
 
 def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
     return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values
-
-
-@numba.njit(cache=True)
-def _place_records(numbers, inside, last, state, rows):
-    """Note the records of a piece, in their order; returns (duplicates, rows of records inside the subset so far)."""
-    duplicates = 0
-    for i in range(len(numbers)):
-        paper = numbers[i]
-        if paper >= 0:
-            duplicates += state[paper] != UNRECORDED
-            state[paper] = INSIDE if inside[i] else OUTSIDE
-            if inside[i]:
-                last[paper] = rows
-        rows += inside[i]
-    return duplicates, rows
 
 
 def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
@@ -137,10 +114,8 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
 
     def write(citing: np.ndarray, cited: np.ndarray, mirrored: int) -> None:
         known = (citing >= 0) & (cited >= 0)
-        dropped["dangling"] += len(known) - int(known.sum())
-        edges = np.empty((int(known.sum()), 2), np.uint32)
-        edges[:, 0], edges[:, 1] = citing[known], cited[known].astype(np.uint32) * np.uint32(2) + np.uint32(mirrored)
-        file.write(edges)
+        dropped["dangling"] += int((~known).sum())
+        file.write(np.stack([citing[known].astype(np.uint32), 2 * cited[known].astype(np.uint32) + np.uint32(mirrored)], axis=1))
 
     first = 0
     for shard in shards:
@@ -158,13 +133,10 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
 
 
 def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
-    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns records that lose.
-
-    Only ids of papers that records or citations name matter: memory follows the papers, not the table.
-    """
+    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose."""
     pairs = [np.empty((2, 0), np.int32)]
     for others, own in _pieces(shards, "other_ids.u64", "paper_ids.u64"):
-        known = (table.find(others) >= 0) | (table.find(own) >= 0)
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
         pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
     here, there = np.concatenate(pairs, axis=1)
     ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
@@ -197,10 +169,9 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
 
 def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
     """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
-    ids.key, checks = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32)
-    slots, numbers = table.contents()
-    ids.key[numbers] = slots
-    row = 0
+    ids.key, checks, row = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32), 0
+    keys, numbers = table.contents()
+    ids.key[numbers] = keys
     for keys, of_piece in _pieces(shards, "records.u64", "checks.u32"):
         if len(differing := _differing(checks, table.find(keys), of_piece)):
             raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))

@@ -30,24 +30,20 @@ class JsonFormat(NamedTuple):
     SCHEMA: pa.Schema
     Record: type[msgspec.Struct]  # as `wanted` makes it
     recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
-    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; ValueError: malformed
+    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; BAD_LINE: malformed
 
 
 def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long).
-
-    The reader is a JsonFormat, or a module like one; where its `row` raises BAD_LINE the line is dropped as malformed.
-    """
+    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long)."""
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
     def row_of(line: bytes, number: int) -> tuple | None:
         """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
-        for form in (line, line.strip(BLANK)):
-            with contextlib.suppress(*BAD_LINE):
-                row = reader.row(decoder.decode(form))
-                _columns([row], schema)  # raises where a list of ids is no JSON
-                return row
-        if form:
+        with contextlib.suppress(*BAD_LINE):
+            row = reader.row(decoder.decode(line := line.strip(BLANK)))
+            _columns([row], schema)  # raises where a list of ids is no JSON
+            return row
+        if line:
             report.count(kind_of(schema))
             report.drop(kind_of(schema), "malformed", f"{file.name}, line {number}")
 

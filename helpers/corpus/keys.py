@@ -68,14 +68,10 @@ def _keys(offsets, text, keys, checks):
 
 
 def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(keys uint64 (n,), checks uint32 (n,)) of the ids, a string array, without white space and NULs around them.
-
-    NONE for one that is null or empty, check 0 for a number.
-    """
+    """(keys uint64 (n,), NONE for no id, checks uint32 (n,), 0 for a number) of ids, strings; spaces and NULs around them are no part."""
     keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
     if len(ids):
-        if ids.null_count:
-            ids = ids.fill_null("")
+        ids = ids.fill_null("")
         offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
         _keys(offsets, np.frombuffer(ids.buffers()[2] or b"\0", np.uint8), keys, checks)
     return keys, checks
@@ -130,7 +126,6 @@ class KeyTable:
     """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
 
     def __init__(self, expected: int = 0):
-        """expected: keys to make room for."""
         self.count = 0
         self._make(max(1024, int(expected / FULLEST)))
 
@@ -162,8 +157,7 @@ class KeyTable:
     @classmethod
     def opened(cls, path: Path) -> "KeyTable":
         """A saved table, memory-mapped: to look up in, not to add to."""
-        table = cls.__new__(cls)
-        table.count = 0
+        table = cls()
         table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
         return table
 

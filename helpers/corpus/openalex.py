@@ -3,13 +3,12 @@
 import msgspec
 
 from helpers.corpus.json_lines import NO_IDS, wanted
-from helpers.corpus.records import PAPERS, mapping, text, texts
+from helpers.corpus.records import PAPERS, mapping, named, text, texts
 
 SCHEMA = PAPERS
 CS, PREFIX = "17", "https://openalex.org/"
-Record = wanted(
-    "id title display_name publication_year ids primary_topic concepts primary_location host_venue", id_lists="referenced_works"
-)
+FIELDS = "id title display_name publication_year ids primary_topic concepts primary_location host_venue"
+Record = wanted(FIELDS, id_lists="referenced_works")
 
 
 def recognises(record: dict) -> bool:
@@ -29,9 +28,7 @@ def row(record: Record) -> tuple:
         raise ValueError("no id")
     topic_field = mapping(mapping(record.primary_topic).get("field"))
     concepts = record.concepts if isinstance(record.concepts, list) else []
-    names = [text(topic_field.get("display_name"))]
-    names += [text(concept.get("display_name")) for concept in concepts if isinstance(concept, dict) and concept.get("level") == 0]
-    fields = list(dict.fromkeys(filter(None, names)))
+    fields = named([topic_field, *(concept for concept in concepts if mapping(concept).get("level") == 0)], "display_name")
     venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
     references = bytes(record.referenced_works).replace(b'"' + PREFIX.encode(), b'"')
     if b"/" in references or b"\\" in references:  # other addresses

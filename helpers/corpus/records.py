@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ from helpers.errors import DumpError
 
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
+UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
 TEXTS = pa.list_(pa.string())
@@ -65,10 +65,9 @@ class Report:
         """Raise DumpError where more than `max_bad_fraction` of all records read so far were malformed."""
         bad, read = sum(dropped["malformed"] for dropped in self.dropped.values()), self.read["records"]
         if bad > max_bad_fraction * max(read, 1):
-            raise DumpError(
-                f"{file}: {bad:,} of {read:,} records are malformed (first: {self.first['malformed']}), more than the "
-                f"{max_bad_fraction:.0%} allowed; repair the file, or raise max_bad_fraction to go on without them."
-            )
+            found = f"{bad:,} of {read:,} records are malformed (first: {self.first['malformed']})"
+            todo = "repair the file, or raise max_bad_fraction to go on without them"
+            raise DumpError(f"{file}: {found}, more than the {max_bad_fraction:.0%} allowed; {todo}.")
 
 
 def text(value) -> str | None:
@@ -102,15 +101,10 @@ def texts(value) -> list[str]:
 
 def year(value, report: Report, place: str) -> int | None:
     """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
-    if value in (None, ""):
-        report.lacks("no year", place)
-        return None
-    value = str(value) if type(value) is float else value
-    match = YEAR.fullmatch(value) if isinstance(value, str) else None
+    match = YEAR.fullmatch(str(value)) if isinstance(value, (str, float)) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
-    report.lacks("impossible year", place)
-    return None
+    report.lacks("no year" if value in (None, "") else "impossible year", place)
 
 
 def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:
@@ -144,26 +138,9 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
         return pa.array(map(texts if kind == TEXTS else text, values), kind)
 
 
-@numba.njit(cache=True, nogil=True)
-def _untidy(offsets, text, found):
-    """Mark the texts that are empty, or hold more than ASCII words with a space between them (or letters of other alphabets)."""
-    for i in range(len(found)):
-        before = np.uint8(32)
-        for p in range(offsets[i], offsets[i + 1]):
-            letter = text[p]
-            if letter < 32 or letter == 127 or (letter == 32 and before == 32) or letter == 0xC2 or 0xE1 <= letter <= 0xE3:
-                before = np.uint8(32)  # controls, doubled spaces; in UTF-8 all other white space begins with C2, E1, E2 or E3
-                break
-            before = letter
-        found[i] = before == 32
-
-
 def _tidied(values: pa.Array) -> pa.Array:
     """The strings as `text` keeps them."""
-    untidy = np.zeros(len(values), bool)
-    if values.buffers()[2]:
-        _untidy(np.frombuffer(values.buffers()[1], np.int32)[: len(values) + 1], np.frombuffer(values.buffers()[2], np.uint8), untidy)
-    if not untidy.any():
+    untidy = pc.match_substring_regex(values, UNTIDY).fill_null(False)
+    if not untidy.true_count:
         return values
-    untidy = pa.array(untidy)
     return pc.replace_with_mask(values, untidy, pa.array(map(text, values.filter(untidy).to_pylist()), pa.string()))

@@ -34,7 +34,7 @@ def _paper_id(record) -> tuple:
 
 
 FORMATS = (
-    JsonFormat(PAPERS, Paper, lambda record: {"corpusid", "title"} <= record.keys(), _paper),
-    JsonFormat(CITATIONS, Citation, lambda record: {"citingcorpusid", "citedcorpusid"} <= record.keys(), _citation),
-    JsonFormat(OTHER_IDS, PaperId, lambda record: {"sha", "corpusid"} <= record.keys(), _paper_id),
+    JsonFormat(PAPERS, Paper, {"corpusid", "title"}.issubset, _paper),
+    JsonFormat(CITATIONS, Citation, {"citingcorpusid", "citedcorpusid"}.issubset, _citation),
+    JsonFormat(OTHER_IDS, PaperId, {"sha", "corpusid"}.issubset, _paper_id),
 )

@@ -17,10 +17,7 @@ def row(record: Record) -> tuple:
     paper_id, fields, sources = record.id, record.fieldsOfStudy, record.sources
     if type(paper_id) is not str or not paper_id:
         raise ValueError("no id")
-    if type(fields) is not list:
-        fields = ()
-    if type(sources) is not list:
-        sources = ()
+    fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
     is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or bool(record.pmid)
     venue = record.venue or record.journalName
     return paper_id, record.title, record.year, venue, fields, is_cs, is_medline, record.outCitations, record.inCitations

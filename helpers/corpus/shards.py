@@ -17,6 +17,7 @@ import re
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +32,7 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, OTHER_ENDS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
@@ -57,10 +58,8 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
-    schemas = [
-        reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS)
-        for file, reader in zip(files, readers, strict=True)
-    ]
+    kinds = zip(files, readers, strict=True)
+    schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
     papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
@@ -69,12 +68,11 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
+    jobs = list(zip(files, shards, late, strict=True))
     for later in (False, True):
-        these = [(file, shard) for file, shard, of in zip(files, shards, late, strict=True) if of is later]
-        if todo := [(file, shard) for file, shard in these if not (shard / MANIFEST).exists()]:
-            known = _save_known(folder, [shard for shard, of in zip(shards, late, strict=True) if not of]) if later else None
-            _read_all(todo, settings, known)
-    for file, shard in zip(files, shards, strict=True):
+        if todo := [(file, shard) for file, shard, of in jobs if of is later and not (shard / MANIFEST).exists()]:
+            _read_all(todo, settings, _save_known(folder, [shard for _, shard, of in jobs if not of]) if later else None)
+    for file, shard, _ in jobs:
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
@@ -92,22 +90,19 @@ def discard(shards: Iterable[Path]) -> None:
 
 def _tell_strangers(files: list, readers: list) -> None:
     """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
-    groups = {}
+    groups = defaultdict(dict)
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            formats = groups.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-            formats.setdefault(getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2], file.name)
+            kind = getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2]
+            groups[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(kind, f"{file.name} {kind}")
     for formats in groups.values():
         if len(formats) > 1:
-            formats = ", ".join(f"{name} {kind}" for kind, name in formats.items())
-            print(f"Files of one series have different formats, all are read: {formats}")
+            print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
 def _name(place: int, file, settings: dict) -> str:
-    facts = [VERSION, str(file), settings]
-    if not isinstance(file, Shard):
-        status = file.path.stat()
-        facts += [status.st_size, status.st_mtime_ns]
+    status = None if isinstance(file, Shard) else file.path.stat()
+    facts = [VERSION, str(file), settings, *((status.st_size, status.st_mtime_ns) if status else ())]
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
@@ -145,18 +140,14 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
                 bar.update(done.value - bar.n)
                 for future in finished:
                     future.result()
-        except UserError:  # one file is bad: the other one is read to its end, which the next run will not have to do
-            pool.shutdown(cancel_futures=True)
-            raise
         except BaseException as error:
-            for process in list(pool._processes.values()):
+            # where one file is bad, the other one is read to its end, which the next run will not have to do
+            for process in () if isinstance(error, UserError) else list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
-                raise ArtefactError(
-                    "A process that read the dump was killed, most likely for want of memory; run this again: it goes on after the files "
-                    "that were read whole."
-                ) from error
+                killed = "A process that read the dump was killed, most likely for want of memory"
+                raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
             raise
 
 
@@ -212,15 +203,11 @@ class _Columns:
         self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
 
-    def write(self, name: str, values: np.ndarray) -> None:
+    def write(self, name: str, values: np.ndarray | pa.RecordBatch) -> None:
+        is_batch, path = isinstance(values, pa.RecordBatch), str(self.folder / name)
         if name not in self.files:
-            self.files[name] = self.stack.enter_context(open(self.folder / name, "wb"))
-        self.files[name].write(np.ascontiguousarray(values))
-
-    def write_batch(self, name: str, batch: pa.RecordBatch) -> None:
-        if name not in self.files:
-            self.files[name] = self.stack.enter_context(pa.ipc.new_file(str(self.folder / name), batch.schema))
-        self.files[name].write_batch(batch)
+            self.files[name] = self.stack.enter_context(pa.ipc.new_file(path, values.schema) if is_batch else open(path, "wb"))
+        self.files[name].write(values if is_batch else np.ascontiguousarray(values))
 
     def keys(self, ids: pa.Array) -> np.ndarray:
         """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
@@ -238,7 +225,7 @@ class _Columns:
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
                     names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write_batch("names.arrow", pa.record_batch([names], schema=NAMES))
+                self.write("names.arrow", pa.record_batch([names], schema=NAMES))
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
@@ -279,7 +266,7 @@ class _Columns:
             report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
             listed -= len(others)
         report.dropped["citations"]["outside the subset"] += listed
-        self.write_batch("papers.arrow", batch.select(KEPT.names))
+        self.write("papers.arrow", batch.select(KEPT.names))
 
 
 def same_key(which: str) -> str:
@@ -294,13 +281,8 @@ def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)
     if settings["field"]:
         matching = pc.equal(pc.utf8_lower(pc.list_flatten(records["fields"])), settings["field"].lower())
-        matching = matching.fill_null(False).to_numpy(zero_copy_only=False)
-        having = np.zeros(len(records), bool)
-        having[pc.list_parent_indices(records["fields"]).to_numpy()[matching]] = True
-        inside &= having
-    years = records["year"].to_numpy(zero_copy_only=False)  # float with NaN where missing: comparisons with NaN are False: dropped
-    if settings["first_year"] is not None:
-        inside &= years >= settings["first_year"]
-    if settings["last_year"] is not None:
-        inside &= years <= settings["last_year"]
+        inside &= np.isin(np.arange(len(records)), pc.list_parent_indices(records["fields"]).filter(matching))
+    if settings["first_year"] or settings["last_year"]:
+        years = records["year"].to_numpy(zero_copy_only=False)  # float with NaN where missing: comparisons with NaN are False: dropped
+        inside &= (years >= (settings["first_year"] or 0)) & (years <= (settings["last_year"] or LAST_YEAR))
     return inside

@@ -53,7 +53,7 @@ class Table:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
         rows_read = 0
         try:
-            for batch in self.raw_batches(stream, report):
+            for batch in self._raw_batches(stream, report):
                 make = _citations if self.SCHEMA is CITATIONS else _papers
                 yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
                 rows_read += batch.num_rows
@@ -70,8 +70,7 @@ class Csv(Table):
         self.delimiter = next((mark for mark in "\t;" if mark in header), ",")
         super().__init__(file, next(csv.reader([header], delimiter=self.delimiter)))
 
-    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        """Batches of strings."""
+    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
         columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
@@ -82,20 +81,13 @@ class Csv(Table):
             report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
-        for batch in pa.csv.open_csv(
-            stream,
-            # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=self.delimiter,
-                quote_char=False if tabs else '"',  # TSV has no quoting: a title may begin with a quotation mark
-                newlines_in_values=kind == "papers" and not tabs,
-                invalid_row_handler=skip,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=columns if kind == "papers" else None, column_types=dict.fromkeys(columns, pa.string())
-            ),
-        ):
+        # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
+        reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1)
+        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=kind == "papers" and not tabs, invalid_row_handler=skip)
+        parsing.quote_char = False if tabs else '"'  # TSV has no quoting: a title may begin with a quotation mark
+        wanted = columns if kind == "papers" else None
+        converting = pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(columns, pa.string()))
+        for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
                 lines = self.lines_of_bad_rows(batch)
@@ -146,8 +138,7 @@ class Parquet(Table):
     def __init__(self, file):
         super().__init__(file, pa.parquet.read_schema(file.path).names)
 
-    def raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        """Batches of strings, and lists of them."""
+    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
             yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
 
@@ -173,17 +164,15 @@ def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, p
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    none, rows = [None] * len(batch), len(batch)
-    ids, titles, venues, fields, references = (
-        batch.column(columns[name]).to_pylist() if name in columns else none
-        for name in ("paper_id", "title", "venue", "fields", "references")
-    )
-    years = batch.column(columns["year"]).to_pylist() if "year" in columns else pa.nulls(rows, pa.int32())
-    is_nih = columns["paper_id"] == "pmid"
-    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in fields]
-    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in references]
-    flags = [[False] * rows, [True] * rows] if is_nih else [none, none]
-    values = [ids, list(map(_unquoted, titles)), years, venues, fields, *flags, references, [()] * rows]
+    def of(name: str) -> list:
+        return batch.column(columns[name]).to_pylist() if name in columns else [None] * len(batch)
+
+    years = of("year") if "year" in columns else pa.nulls(len(batch), pa.int32())
+    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
+    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
+    flags = ([flag] * len(batch) for flag in ((False, True) if columns["paper_id"] == "pmid" else (None, None)))
+    titles = list(map(_unquoted, of("title")))
+    values = [of("paper_id"), titles, years, of("venue"), fields, *flags, references, [()] * len(batch)]
     return batch_of(values, PAPERS, report, place, no_id="no id")
 
 

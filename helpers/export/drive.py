@@ -10,11 +10,10 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.artefacts import MANIFEST, finished, read_manifest, sha256
-from helpers.corpus.download import drive_refusal
+from helpers.artefacts import MANIFEST, finished, read_manifest, sentences_for_disk_errors, sha256
+from helpers.corpus.download import from_drive
 from helpers.errors import ArtefactError
 from helpers.progress import progress
 
@@ -22,27 +21,25 @@ MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
+FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
+REFUSALS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL}
+REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
 
-def on_colab() -> bool:
-    """Whether this is Colab: whether its Drive module can be imported."""
+def colab_drive():
+    """Colab's module `drive`; None where this is not Colab."""
     try:
-        import google.colab.drive  # noqa: F401
+        from google.colab import drive
     except ImportError:
-        return False
-    return True
+        return None
+    return drive
 
 
 def mount(folder: str) -> Path:
-    """The folder to keep results in, made if need be: below My Drive on Colab (which asks for permission), a plain path elsewhere.
-
-    Raises ArtefactError where Drive is not allowed or `folder` cannot be made.
-    """
+    """The folder to keep results in, made if need be: below My Drive on Colab (which asks for permission); ArtefactError if refused."""
     place = Path(folder).expanduser()
-    if on_colab():
-        from google.colab import drive
-
+    if drive := colab_drive():
         try:
             drive.mount(str(MOUNT))
         except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
@@ -57,14 +54,12 @@ def mount(folder: str) -> Path:
 
 def flush_and_unmount() -> None:
     """Wait until Drive has everything that was written; a no-op outside Colab. Raises ArtefactError where it could not be flushed."""
-    if on_colab():
-        from google.colab import drive
-
+    if drive := colab_drive():
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            lost = "the last files may not be there; look at drive.google.com before closing"
-            raise ArtefactError(f"Google Drive could not be flushed ({error}): {lost}.") from error
+            told = f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
+            raise ArtefactError(told) from error
 
 
 def check_space(place: Path, need: int) -> None:
@@ -77,10 +72,7 @@ def check_space(place: Path, need: int) -> None:
 
 
 def keep(source: Path, place: Path, name: str) -> Path:
-    """Copy a finished folder (files and manifest) to `place/name` or, where that exists, `place/name-2`, ...; returns the new folder.
-
-    Raises ArtefactError, and leaves nothing, where space is short, Drive drops, or a file does not come back as it went.
-    """
+    """Copy a finished folder to `place/name` or, where that exists, `place/name-2`, ..., and return that; ArtefactError, or it is whole."""
     copy = next(path for path in (place / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000)) if not path.exists())
     with progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
         _copy(source, copy, bar.update)
@@ -92,65 +84,58 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
     check_space(copy.parent, _size(source))
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
-    try:
-        with _sentences(copy):
-            copy.mkdir(parents=True)
-            for file, expected in hashes.items():
-                _copy_file(source / file, copy / file, on_bytes)
-                if sha256(copy / file) != expected:
-                    raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
-    except BaseException:  # also where the cell is stopped
-        _erase(copy)
-        raise
+    with contextlib.ExitStack() as undone, _sentences(copy):
+        undone.callback(_erase, copy)  # also where the cell is stopped
+        copy.mkdir(parents=True)
+        for file, expected in hashes.items():
+            _copy_file(source / file, copy / file, on_bytes)
+            if sha256(copy / file) != expected:
+                raise ArtefactError(f"{copy / file} did not come back as it was written; nothing was kept, run this cell again.")
+        undone.pop_all()
 
 
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
     """(keep, elsewhere) for `train`: copies checkpoints of `each` bytes into `drive_folder/NAME-checkpoints`, the newest `most` left there.
 
-    (None, None) where drive_folder is "". With `most` 1 the old one makes room before the new one is copied.
-    Raises ArtefactError where they will not fit.
+    (None, None) for drive_folder "". With `most` 1 the old one makes room before the new one is copied. ArtefactError: they do not fit.
     """
     if not drive_folder:
         return None, None
     place = mount(drive_folder) / f"{name}-checkpoints"
     with _sentences(place):
         place.mkdir(exist_ok=True)
-        free = shutil.disk_usage(place).free + sum(_size(path) for path in place.iterdir() if path.is_dir()) - SPARE_BYTES
+        free = shutil.disk_usage(place).free + sum(map(_size, filter(Path.is_dir, place.iterdir()))) - SPARE_BYTES
     if most * each > free:
         fits = "SETTINGS = {'checkpoints_on_drive': 1} fits (the old one is then deleted before the new one is there)"
         advice = fits if most > 1 and each <= free else "take fewer DIMENSIONS, or an empty DRIVE_FOLDER"
         raise ArtefactError(f"{place} has room for {free / 1e9:.2f} GB, but {most} x {each / 1e9:.2f} GB are to be kept there; {advice}.")
 
     def keep_checkpoint(checkpoint: Path) -> None:
-        with _one_at_a_time, _mounted(place), _sentences(place):
-            place.mkdir(parents=True, exist_ok=True)
-            there = sorted(path for path in place.iterdir() if path.name.isdecimal())
-            whole = [path for path in there if finished(path, verify=False)]
-            if whole and whole[-1].name > checkpoint.name and finished(whole[-1]):
-                raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
-            whole = [path for path in whole if path.name <= checkpoint.name]
-            if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
-                return
-            for path in there:
-                if path not in whole[max(0, len(whole) - most + 1) :] or path.name == checkpoint.name:
-                    _erase(path)
-            _copy(checkpoint, place / checkpoint.name)
+        try:
+            with _one_at_a_time, _sentences(place):
+                _keep_newest(checkpoint, place, most)
+        except ArtefactError:
+            with contextlib.suppress(Exception):  # for the next try, Drive is mounted again, as far as Colab allows it without asking
+                if (drive := colab_drive()) and not os.path.isdir(place):
+                    drive.mount(str(MOUNT), force_remount=True)
+            raise
 
     return keep_checkpoint, place
 
 
-@contextlib.contextmanager
-def _mounted(place: Path) -> Iterator[None]:
-    """On Colab, mount Drive again where it has dropped, as far as Colab allows it without asking; for the next try."""
-    try:
-        yield
-    except ArtefactError:
-        with contextlib.suppress(Exception):
-            if on_colab() and not os.path.isdir(place):
-                from google.colab import drive
-
-                drive.mount(str(MOUNT), force_remount=True)
-        raise
+def _keep_newest(checkpoint: Path, place: Path, most: int) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    there = sorted(path for path in place.iterdir() if path.name.isdecimal())
+    whole = [path for path in there if finished(path, verify=False)]
+    if whole and whole[-1].name > checkpoint.name and finished(whole[-1]):
+        raise ArtefactError(f"{whole[-1]} is further along than this run; run this notebook again to go on from there.")
+    whole = [path for path in whole if path.name <= checkpoint.name]
+    if whole and (whole[-1] / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes():
+        return
+    for path in there:
+        if path not in whole[max(0, len(whole) - most + 1) :] or path.name == checkpoint.name:
+            _erase(path)
+    _copy(checkpoint, place / checkpoint.name)
 
 
 def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
@@ -164,10 +149,7 @@ def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
 
 
 def open_finished(place: str, downloads: Path) -> Path:
-    """The folder of finished embeddings that `place` names, verified by its manifest: a folder, or a shared link to a Drive folder.
-
-    A link is downloaded into `downloads`, going on where an earlier download stopped. Raises ArtefactError with what to do.
-    """
+    """The folder of finished embeddings, verified, that `place` is, or links to (on Drive; it comes into `downloads`); ArtefactError."""
     folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
     if not folder.is_dir():
         raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
@@ -180,16 +162,9 @@ def open_finished(place: str, downloads: Path) -> Path:
 def _download(link: str, downloads: Path) -> Path:
     if not (found := DRIVE_LINK.search(link)):
         raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
-    import gdown  # here: only a shared link needs it
-
     folder = downloads / found[1]
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        files = gdown.download_folder(id=found[1], output=f"{folder}{os.sep}", use_cookies=False, resume=True)
-    except Exception as error:  # gdown 6 raises DownloadError, gdown 5 several kinds
-        raise ArtefactError(drive_refusal(link, " ".join(str(error).split())[:200])) from error
-    if not files:  # gdown 5 returns None where 6 raises
-        raise ArtefactError(drive_refusal(link, "nothing was downloaded"))
+    from_drive("download_folder", link, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
     return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
 
 
@@ -214,15 +189,5 @@ def _erase(folder: Path) -> None:
         folder.rmdir()
 
 
-@contextlib.contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            what = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-        else:
-            what = f"{error.strerror or error}; check the place and run this cell again"
-        raise ArtefactError(f"{path} was not kept: {what}.") from error
+def _sentences(path: Path):
+    return sentences_for_disk_errors(path, "kept", REFUSALS, "check the place and run this cell again")

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import finished, map_array, new_array, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
+from helpers.artefacts import finished, map_array, new_array, read_manifest, sentences_for_disk_errors
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
-from helpers.export.formats import FORMS, dequantised
+from helpers.export.formats import dequantised, write_form
 from helpers.models.smoothing import column_blocks, smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
@@ -28,14 +28,8 @@ COLUMNS = ("paper_id", "title", "year", "degree")
 
 
 def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context: np.ndarray, **facts) -> None:
-    """Write `folder`: target.npy and context.npy float16 (N, D), papers.parquet, manifest.json with the facts given.
-
-    papers: a table of N lines with COLUMNS; target, context: float (N, D). Raises ArtefactError where a value does not fit float16.
-    """
-    with new_folder(folder) as new:
-        FORMS["npy_float16"].write(new, {"target": target, "context": context}, papers)
-        pa.parquet.write_table(with_rows(papers), new / "papers.parquet")
-        write_manifest(new, form="npy_float16", dtype="float16", shape=list(target.shape), **facts)
+    """Write `folder` of float (N, D) tables, as float16, N papers with COLUMNS, and facts; ArtefactError where float16 is too small."""
+    write_form(folder, "npy_float16", {"target": target, "context": context}, with_rows(papers), {"dtype": "float16", **facts})
 
 
 def with_rows(papers: pa.Table) -> pa.Table:
@@ -50,11 +44,9 @@ def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dic
     form = manifest.get("form")
     if form not in ("npy_float16", "npy_float32", "int8"):
         raise ArtefactError(f"{folder} holds the form {form!r}; open the folder of form npy_float16, npy_float32 or int8 instead.")
-    ending = "_int8.npy" if form == "int8" else ".npy"
-    tables = [map_array(folder / f"{name}{ending}", NOTEBOOK) for name in ("target", "context")]
-    if form == "int8":
-        scales = [map_array(folder / f"{name}_scales.npy", NOTEBOOK) for name in ("target", "context")]
-        tables = [ReadThrough(dequantised, *parts) for parts in zip(tables, scales, strict=True)]
+    parts = ("_int8", "_scales") if form == "int8" else ("",)
+    arrays = [[map_array(folder / f"{name}{part}.npy", NOTEBOOK) for part in parts] for name in ("target", "context")]
+    tables = [ReadThrough(dequantised, *of_one) if form == "int8" else of_one[0] for of_one in arrays]
     papers = pa.parquet.read_table(folder / "papers.parquet")
     if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
         raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
@@ -109,10 +101,7 @@ class Answer:
 
 
 def open_answer(config: Config, place: str = "") -> Answer:
-    """The vectors of the newest checkpoint in `config.out`, or finished ones from `place` (a folder, or a link to a shared Drive folder).
-
-    Raises ArtefactError where there are none, or where they are not whole.
-    """
+    """The vectors of the newest checkpoint in `config.out`, or the finished ones of `place` (see open_finished); ArtefactError."""
     if place:
         folder = open_finished(place, Path(config.out) / "downloads")
         papers, target, context, manifest = open_embeddings(folder)

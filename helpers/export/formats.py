@@ -1,15 +1,16 @@
 """The forms a table of vectors can be exported in, each written chunk by chunk and openable by the usual client of its kind."""
 
-import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from helpers.artefacts import open_npy
+from helpers.artefacts import new_folder, open_npy, write_manifest
 from helpers.errors import ArtefactError
 from helpers.neighbors.search import answerable
 
@@ -48,21 +49,11 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scales[:, None]
 
 
-def write_npy(path: Path, shape: tuple[int, ...], dtype, parts: Iterator[np.ndarray]) -> None:
-    """A `.npy` file of that shape and dtype from its parts in order: never a second copy of the table in memory."""
-    with open_npy(path, dtype, *shape) as file:
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype).data)
-
-
-def write_float16(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
-    """`NAME.npy` float16 (N, D)."""
-    write_npy(folder / f"{name}.npy", table.shape, "<f2", map(as_float16, chunks(table)))
-
-
-def write_float32(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
-    """`NAME.npy` float32 (N, D)."""
-    write_npy(folder / f"{name}.npy", table.shape, "<f4", chunks(table))
+def write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None, convert: Callable = as_float16) -> None:
+    """`NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32."""
+    with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
+        for rows in chunks(table):
+            file.write(np.ascontiguousarray(convert(rows)).data)
 
 
 def write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
@@ -130,13 +121,24 @@ def write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Tabl
             file.write("\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) + "\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """One form: how to write it, how large it will be, and what reading it back gives."""
 
     write: Callable[[Path, dict[str, np.ndarray], pa.Table], None]  # (folder, {"target": (N, D), "context": (N, D)}, papers)
     bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
     read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
+
+
+def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
+    """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
+    rows, D = tables["target"].shape
+    with new_folder(folder) as new:
+        FORMS[form].write(new, tables, papers)
+        if form == "projector":
+            rows = len(projector_rows(papers))
+        else:
+            pa.parquet.write_table(papers, new / "papers.parquet")
+        write_manifest(new, **{**facts, "form": form, "shape": [rows, D]})
 
 
 def _each(write_one: Callable) -> Callable:
@@ -148,8 +150,8 @@ def _each(write_one: Callable) -> Callable:
 
 
 FORMS: dict[str, Form] = {
-    "npy_float16": Form(_each(write_float16), lambda N, D: 4 * N * D, as_float16),
-    "npy_float32": Form(_each(write_float32), lambda N, D: 8 * N * D, lambda rows: rows),
+    "npy_float16": Form(_each(write_npy), lambda N, D: 4 * N * D, as_float16),
+    "npy_float32": Form(_each(functools.partial(write_npy, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
     "int8": Form(_each(write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
     "parquet": Form(_each(write_parquet), lambda N, D: 2 * N * (2 * D + 60), as_float16),
     "safetensors": Form(write_safetensors, lambda N, D: 4 * N * D, as_float16),

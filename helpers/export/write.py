@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
-from helpers.artefacts import finished, new_folder, write_manifest
+from helpers.artefacts import finished
 from helpers.errors import ConfigError
 from helpers.export.drive import check_space
-from helpers.export.formats import FORMS, projector_rows
+from helpers.export.formats import FORMS, write_form
 from helpers.neighbors.search import nearest
 from helpers.rows.bfloat16 import ReadThrough
 
@@ -58,10 +57,5 @@ def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], pap
         print(f"Written before from these very vectors: {', '.join(there)}", flush=True)
     check_space(out, sum(sizes(forms, N, D)[form] for form in missing))
     for form in missing:
-        with new_folder(out / form) as folder:
-            FORMS[form].write(folder, tables, papers)
-            rows = len(projector_rows(papers)) if form == "projector" else N
-            if form != "projector":
-                pa.parquet.write_table(papers, folder / "papers.parquet")
-            write_manifest(folder, **{**facts, "form": form, "shape": [rows, D]})
+        write_form(out / form, form, tables, papers, facts)
     return [out / form for form in forms]

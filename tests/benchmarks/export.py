@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.export.formats import write_int8, write_npy
+from helpers.artefacts import open_npy
+from helpers.export.formats import write_int8
 
 ROWS, D, CHUNK = 14_886_544, 188, 1 << 17
 
@@ -18,7 +19,9 @@ def run(quick: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=".") as folder:  # here, not in /tmp, which may be memory
         out = Path(folder)
         some = np.random.default_rng(0).standard_normal((CHUNK, D)).astype(np.float16)
-        write_npy(out / "target.npy", (rows, D), "<f2", (np.roll(some, first, axis=0)[: rows - first] for first in range(0, rows, CHUNK)))
+        with open_npy(out / "target.npy", np.float16, rows, D) as file:
+            for first in range(0, rows, CHUNK):
+                file.write(np.roll(some, first, axis=0)[: rows - first].data)
         table = np.load(out / "target.npy", mmap_mode="r")
         start, cpu = time.perf_counter(), time.process_time()
         write_int8(out, "target", table)
