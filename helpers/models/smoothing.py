@@ -37,13 +37,8 @@ def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight,
     half: uint32 (D,), 32768. A target without contexts gets 0.
     """
     D, P, like = rows.shape[1], len(contexts), rows[0, 0]
-    base, out_base, total_base, row_bytes, total_bytes = (
-        rows.ctypes.data,
-        out.ctypes.data,
-        total.ctypes.data,
-        rows.strides[0],
-        total.strides[0],
-    )
+    base, out_base, total_base = rows.ctypes.data, out.ctypes.data, total.ctypes.data
+    row_bytes, total_bytes = rows.strides[0], total.strides[0]
     smoothed, nothing = np.empty(D, np.float32), np.zeros(D, np.float32)
     local = smoothed.ctypes.data
     for t in range(first, last):

@@ -31,7 +31,7 @@ class PairSource:
     """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
 
     A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
-    are), files (sha256 by name of what it reads beside `out/pairs/`) and `_fill_block`, which returns -1 where a block does not fit.
+    are), files (sha256 by name of what it reads beside `out/pairs/`) and `_fill_block`, which is given buffers of most_pairs.
     """
 
     files: dict[str, str] = {}  # noqa: RUF012
@@ -46,11 +46,10 @@ class PairSource:
         return self.generator(epoch, block, purpose).integers(0, 2**64, dtype=np.uint64)
 
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write a block's pairs to the front of the caller's buffers, int32; returns how many. ValueError where they are too short."""
-        size = min(len(targets), len(contexts))
-        if (filled := self._fill_block(epoch, block, targets[:size], contexts[:size])) < 0:
+        """Write a block's pairs to the front of buffers int32, of most_pairs at least (else ValueError); returns how many they are."""
+        if (size := min(len(targets), len(contexts))) < self.most_pairs:
             raise ValueError(f"buffers of {size:,} pairs are too short for a block; {self.most_pairs:,} are always enough")
-        return filled
+        return self._fill_block(epoch, block, targets, contexts)
 
     def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(targets int32 (B,), contexts int32 (B,)) of one block."""
@@ -72,7 +71,7 @@ class PairSource:
 
 @numba.njit(nogil=True, cache=True)
 def _fill(order, indptr, contexts, out_targets, out_contexts):
-    """(pairs written or -1 where they do not fit, a sum that keeps the early reads): the rows of the targets `order`, none empty."""
+    """Write the rows of the targets `order`, none empty; returns (how many pairs, a sum that keeps the early reads)."""
     firsts, lasts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
     place, touched = 0, 0
     for group in range(0, len(order), TOGETHER):
@@ -82,8 +81,6 @@ def _fill(order, indptr, contexts, out_targets, out_contexts):
         for i in range(size):
             touched += contexts[firsts[i]]
         for i in range(size):
-            if place + lasts[i] - firsts[i] > len(out_targets):
-                return -1, touched
             for p in range(firsts[i], lasts[i]):
                 out_targets[place], out_contexts[place] = order[group + i], contexts[p]
                 place += 1

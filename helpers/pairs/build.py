@@ -1,7 +1,5 @@
 """Corpus -> pairs: hide the held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
-from pathlib import Path
-
 import numba
 import numpy as np
 
@@ -26,7 +24,8 @@ def build_pairs(config: Config) -> dict:
     """
     refuse_another_run(config, corpus=False)
     papers, indptr, cited, report = open_corpus(config, ["year"])
-    if finished(config.folder("pairs"), {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}):
+    made_of = {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}
+    if finished(config.folder("pairs"), made_of):
         print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
         return read_manifest(config.folder("pairs"), NOTEBOOK)
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
@@ -34,8 +33,8 @@ def build_pairs(config: Config) -> dict:
     if config.heldout_after is not None:
         eligible = papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
         if not (eligible & (np.diff(indptr) > 0)).any():
-            advice = "no paper with citations has a later year; take an earlier one"
-            raise ConfigError(f"heldout_after = {config.heldout_after} hides nothing: {advice}.")
+            nothing = f"heldout_after = {config.heldout_after} hides nothing"
+            raise ConfigError(f"{nothing}: no paper with citations has a later year; take an earlier one.")
     if config.extends:  # only references of new papers: on others the old run may have trained
         new = known_rows(config) < 0
         eligible = new if eligible is None else eligible & new
@@ -43,13 +42,19 @@ def build_pairs(config: Config) -> dict:
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
     pairs_indptr = np.concatenate([[0], np.cumsum(_pairs_of_each(indptr, cited, apart))])
+    P = int(pairs_indptr[-1])
     with new_folder(config.folder("pairs")) as folder:
         np.save(folder / "contexts_indptr.npy", pairs_indptr)
-        _write_contexts(folder / "contexts.npy", pairs_indptr, indptr, cited, apart)
+        with open_npy(folder / "contexts.npy", np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
+            for targets in row_ranges(pairs_indptr, RANGE_PAIRS):  # filled in memory, whatever the order their pairs come in
+                contexts = np.empty(pairs_indptr[targets.stop] - pairs_indptr[targets.start], np.int32)
+                _fill_range(pairs_indptr, indptr, cited, apart, targets.start, targets.stop, contexts)
+                file.write(memoryview(contexts))
+                bar.update(len(contexts))
         np.save(folder / "heldout.npy", generator.permutation(heldout))
         np.save(folder / "noise.npy", noise.alias_table(np.diff(pairs_indptr), config.noise_power))
-        facts = {"papers": N, "pairs": int(pairs_indptr[-1]), "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
-        write_manifest(folder, **facts, config=config.part(PAIRS_SETTINGS), corpus=report["sha256"])
+        facts = {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
+        write_manifest(folder, **facts, **made_of)
     return read_manifest(config.folder("pairs"), NOTEBOOK)
 
 
@@ -62,17 +67,6 @@ def _pairs_of_each(indptr, cited, apart):
                 counts[citing] += 1
                 counts[cited[p]] += 1
     return counts
-
-
-def _write_contexts(path: Path, pairs_indptr, indptr, cited, apart) -> None:
-    """Write `contexts.npy`, range of targets by range of targets: each is filled in memory, whatever the order its pairs come in."""
-    P = int(pairs_indptr[-1])
-    with open_npy(path, np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
-        for targets in row_ranges(pairs_indptr, RANGE_PAIRS):
-            contexts = np.empty(pairs_indptr[targets.stop] - pairs_indptr[targets.start], np.int32)
-            _fill_range(pairs_indptr, indptr, cited, apart, targets.start, targets.stop, contexts)
-            file.write(memoryview(contexts))
-            bar.update(len(contexts))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,18 +8,9 @@ ALIAS = np.dtype([("threshold", np.float32), ("alias", np.int32)])  # 8 bytes a 
 
 @numba.njit(cache=True)
 def _alias(weights, threshold, alias):
-    """Fill threshold float32 (N,) and alias int32 (N,) from weights float64 (N,) whose mean is 1."""
-    N = len(weights)
-    small, large = np.empty(N, np.int32), np.empty(N, np.int32)
-    smalls = larges = 0
-    for i in range(N):
-        alias[i] = i
-        if weights[i] < 1:
-            small[smalls] = i
-            smalls += 1
-        else:
-            large[larges] = i
-            larges += 1
+    """Change threshold float32 (N,), of ones, and alias int32 (N,), 0, 1, ..., as weights float64 (N,) of mean 1 say."""
+    small, large = np.flatnonzero(weights < 1), np.flatnonzero(weights >= 1)
+    smalls, larges = len(small), len(large)
     while smalls and larges:
         smalls -= 1
         lesser, greater = small[smalls], large[larges - 1]
@@ -29,10 +20,6 @@ def _alias(weights, threshold, alias):
             larges -= 1
             small[smalls] = greater
             smalls += 1
-    for i in range(smalls):  # what rounding left over
-        threshold[small[i]] = 1
-    for i in range(larges):
-        threshold[large[i]] = 1
 
 
 def alias_table(degree: np.ndarray, power: float) -> np.ndarray:
@@ -41,13 +28,12 @@ def alias_table(degree: np.ndarray, power: float) -> np.ndarray:
     if not weights.sum() > 0:
         raise ValueError("no paper has a citation")
     weights *= len(weights) / weights.sum()
-    table = np.empty(len(degree), ALIAS)
-    threshold, alias = np.empty(len(degree), np.float32), np.empty(len(degree), np.int32)
+    table, itself = np.empty(len(degree), ALIAS), np.arange(len(degree), dtype=np.int32)
+    threshold, alias = table["threshold"], table["alias"]
+    threshold[:], alias[:] = 1, itself
     _alias(weights, threshold, alias)
-    heaviest = int(np.argmax(degree))
-    never = (degree == 0) & (alias == np.arange(len(degree)))  # a paper that rounding left to itself must not be drawn all the same
-    threshold[degree == 0], alias[never] = 0, heaviest
-    table["threshold"], table["alias"] = threshold, alias
+    never = (degree == 0) & (alias == itself)  # a paper that rounding left to itself must not be drawn all the same
+    threshold[degree == 0], alias[never] = 0, np.argmax(degree)
     return table
 
 

@@ -78,7 +78,7 @@ def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable
 
 
 def _cut(total: int, size: int) -> list[int]:
-    """The sizes of parts of `size` each, but for the last."""
+    # the sizes of parts of `size` each, but for the last
     return [min(size, total - first) for first in range(0, total, size)]
 
 
@@ -131,10 +131,7 @@ class ShardPairs(PairSource):
         orders = self.generator(epoch, purpose=ORDER)
         shards = [self._groups[shard] for shard in orders.permutation(len(self._groups))]
         name, group, size = [groups[place] for groups in shards for place in orders.permutation(len(groups))][block]
-        if size > len(targets):
-            return -1
-        columns = pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)
-        stored = [column.to_numpy() for column in columns]
+        stored = [column.to_numpy() for column in pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)]
         if not all(0 <= ids.min() <= ids.max() < self.papers for ids in stored):
             raise ArtefactError(f"{self.folder / name} names papers that are not among the {self.papers:,}; run {MADE_BY} again.")
         pairs = stored[0].astype(np.int64) << 32 | stored[1]
@@ -151,9 +148,8 @@ def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_o
     if (parts := config.context_parts) > 1 and (config.pairs_from != "citations" or len(indptr) <= parts * PART_RUN):
         needs = f"pairs_from = 'citations' and at least {parts * PART_RUN:,} papers"
         raise ConfigError(f"context_parts = {parts} needs {needs}; there are {len(indptr) - 1:,} papers, pairs from {config.pairs_from}.")
-    if config.pairs_from == "walks":
-        walks = config.walk_length, config.window, config.walks_per_paper
-        return WalkPairs(indptr, contexts, config.seed, config.block_pairs, *walks)
     if config.pairs_from == "shards":
         return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
-    return PairBlocks(indptr, contexts, config.seed, config.block_pairs, parts)
+    given = indptr, contexts, config.seed, config.block_pairs
+    walks = config.walk_length, config.window, config.walks_per_paper
+    return WalkPairs(*given, *walks) if config.pairs_from == "walks" else PairBlocks(*given, parts)

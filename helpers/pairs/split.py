@@ -12,13 +12,10 @@ def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Gen
     counts = np.diff(indptr) if eligible is None else np.where(eligible, np.diff(indptr), 0)
     before = np.cumsum(counts)
     of, size = int(before[-1]), round(fraction * int(before[-1]))
-    if size > of // 4:
-        drawn = np.sort(generator.permutation(of)[:size])
-    else:  # so that memory follows what is hidden, not all that could be
-        drawn = np.empty(0, np.int64)
-        while len(drawn) < size:
-            drawn = np.unique(np.concatenate([drawn, generator.integers(0, of, size - len(drawn) + 1000)]))
-        drawn = np.sort(generator.permutation(drawn)[:size])
+    few, drawn = size <= of // 4, np.empty(0, np.int64)
+    while few and len(drawn) < size:  # so that memory follows what is hidden, not all that could be
+        drawn = np.unique(np.concatenate([drawn, generator.integers(0, of, size - len(drawn) + 1000)]))
+    drawn = np.sort(generator.permutation(drawn if few else of)[:size])
     paper = np.searchsorted(before, drawn, side="right")
     return np.asarray(indptr)[paper + 1] - (before[paper] - drawn)
 
@@ -28,15 +25,10 @@ def _mark_reversed(citing, cited, indptr, cited_by_row, apart):
     """Mark the citations that run against a hidden one; returns how many of them are not hidden themselves."""
     found = 0
     for i in range(len(citing)):
-        low, high = indptr[cited[i]], indptr[cited[i] + 1]
-        while low < high:
-            middle = (low + high) // 2
-            if cited_by_row[middle] < citing[i]:
-                low = middle + 1
-            else:
-                high = middle
-        if low < indptr[cited[i] + 1] and cited_by_row[low] == citing[i] and not apart[low]:
-            apart[low] = True
+        first, last = indptr[cited[i]], indptr[cited[i] + 1]
+        place = first + np.searchsorted(cited_by_row[first:last], citing[i])
+        if place < last and cited_by_row[place] == citing[i] and not apart[place]:
+            apart[place] = True
             found += 1
     return found
 
@@ -49,4 +41,4 @@ def set_apart(indptr: np.ndarray, cited: np.ndarray, hidden: np.ndarray) -> tupl
     apart = np.zeros(len(cited), bool)
     apart[hidden] = True
     heldout = np.stack([np.searchsorted(indptr, hidden, side="right") - 1, cited[hidden]], axis=1).astype(np.int32)
-    return heldout, apart, int(_mark_reversed(heldout[:, 0].copy(), heldout[:, 1].copy(), np.asarray(indptr), cited, apart))
+    return heldout, apart, int(_mark_reversed(*heldout.T, np.asarray(indptr), cited, apart))

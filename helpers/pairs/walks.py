@@ -73,8 +73,5 @@ class WalkPairs(PairSource):
             starts = np.flatnonzero(np.diff(self.indptr)).astype(np.int32)
             self._epoch, self._order = epoch, self.generator(epoch, purpose=ORDER).permutation(starts)
         first, last = (place * self.walks // self.blocks for place in (block, block + 1))
-        if (last - first) * self.walk_pairs > len(targets):
-            return -1
-        starts = np.take(self._order, np.arange(first, last), mode="wrap")
-        key = self.key(epoch, block, PAIRS)
+        starts, key = np.take(self._order, np.arange(first, last), mode="wrap"), self.key(epoch, block, PAIRS)
         return _walk(starts, self.indptr, self.contexts, self.length, self.window, key, targets, contexts)

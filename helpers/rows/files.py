@@ -68,17 +68,14 @@ class RowFiles:
         rows, *columns = index if isinstance(index, tuple) else (index,)
         if isinstance(rows, slice) and rows.step in (None, 1):  # piece after piece
             first, last, _ = rows.indices(len(self))
-            pieces = [
-                part[max(first - start, 0) : max(last - start, 0)]
-                for part, start in zip(self.parts, self.starts[:-1].tolist(), strict=True)
-            ]
-            return np.concatenate([piece[:, *columns] if columns else piece for piece in pieces])
+            bounds = [(max(first - start, 0), max(last - start, 0)) for start in self.starts.tolist()]
+            return np.concatenate([part[begin:end, *columns] for part, (begin, end) in zip(self.parts, bounds, strict=False)])
         rows = np.arange(len(self))[rows]
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
         found = np.empty(rows.shape + self.shape[1:], self.dtype)
         for i in np.unique(part_of):
             found[part_of == i] = self.parts[i][rows[part_of == i] - self.starts[i]]
-        return found[..., *columns] if columns else found
+        return found[..., *columns]
 
     def expect(self, rows: np.ndarray) -> None:
         """Have these rows (int, ascending) read from the disk before they are asked for one by one."""
