@@ -51,7 +51,18 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
 
 
 class Engine:
-    """What both engines share: target, context (N, D) on the CPU, up to date after `flush`, and rows of contexts as they are now."""
+    """What both engines share: target, context (N, D) on the CPU, up to date after `flush`, and rows of contexts as they are now.
+
+    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
+    where the pairs come from, None for what config.pairs_from makes of this CSR.
+    """
+
+    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
+        check_inputs(config, indptr, contexts, noise_table, target, context)
+        self.config, self.noise, self.target, self.context = config, noise_table, target, context
+        sums = [new_sums(config.optimizer, len(target)) if given is None else given for given in (target_sums, context_sums)]
+        self.target_sums, self.context_sums = sums
+        self.blocks: PairSource = source or pair_source(config, indptr, contexts)
 
     def flush(self) -> None:
         """Bring target, context and their sums up to date: before a checkpoint or an evaluation."""
@@ -64,22 +75,15 @@ class Engine:
 class KernelEngine(Engine):
     """Trains on CPU cores by `models/kernels.py`: row-wise Adagrad or SGD, rows of bfloat16 or float32, in RAM or memory-mapped.
 
-    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
-    where the pairs come from, None for what config.pairs_from makes of this CSR.
     One thread (config.threads) gives the same bits every time; several share the tables without locks and do not.
     """
 
-    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
-        check_inputs(config, indptr, contexts, noise_table, target, context)
-        self.config, self.noise = config, noise_table
-        self.target, self.context = target, context
-        sums = [new_sums(config.optimizer, len(target)) if given is None else given for given in (target_sums, context_sums)]
-        self.target_sums, self.context_sums = sums
-        self.blocks: PairSource = source or pair_source(config, indptr, contexts)
+    def __init__(self, config, indptr, *tables, **given):
+        super().__init__(config, indptr, *tables, **given)
         self.threads = config.threads or os.cpu_count()
         self._rooms = [None] * self.threads
-        self._tables = as_stored(target), as_stored(context)
-        self._sums = [np.empty(0, np.float32) if state is None else state.numpy() for state in sums]
+        self._tables = as_stored(self.target), as_stored(self.context)
+        self._sums = [np.empty(0, np.float32) if sums is None else sums.numpy() for sums in (self.target_sums, self.context_sums)]
         self._held = HeldPart(self._tables[1], self._sums[1], self.blocks.parts) if self.blocks.parts > 1 else None
         self._degree, self._part_noise = np.diff(indptr) if self._held else None, None
 
@@ -117,10 +121,9 @@ class KernelEngine(Engine):
         def train_share(share: int) -> None:
             own = targets[bounds[share] : bounds[share + 1]]
             size = int((indptr[own + 1] - indptr[own]).sum())
-            room = self._rooms.pop()
+            room, K, adagrad = self._rooms.pop(), self.config.negatives, self.config.optimizer == "rowwise_adagrad"
             if room is None or len(room[0]) < size:
-                room = kernels.room(size + size // 4, self.config.negatives)
-            K, adagrad = self.config.negatives, self.config.optimizer == "rowwise_adagrad"
+                room = kernels.room(size + size // 4, K)
             steps = kernels.lay_out(own, indptr, contexts, K, noise_table, keys[share], *room)
             if papers is not None:
                 np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
@@ -135,17 +138,13 @@ class KernelEngine(Engine):
 
 
 class TorchEngine(Engine):
-    """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU. The same arguments and attributes."""
+    """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU."""
 
-    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
-        check_inputs(config, indptr, contexts, noise_table, target, context)
-        device = pick_device(config)
-        self.config, self.noise = config, noise_table
-        given = (target, target_sums), (context, context_sums)
-        self.tables = [OffloadedTable(rows, config.optimizer, device, sums) for rows, sums in given]
-        self.target, self.context = (table.rows for table in self.tables)
-        self.target_sums, self.context_sums = (table.sums for table in self.tables)
-        self.blocks: PairSource = source or pair_source(config, indptr, contexts)
+    def __init__(self, config, *tables, **given):
+        super().__init__(config, *tables, **given)
+        kept = (self.target, self.target_sums), (self.context, self.context_sums)
+        self.tables = [OffloadedTable(rows, config.optimizer, pick_device(config), sums) for rows, sums in kept]
+        (self.target, self.target_sums), (self.context, self.context_sums) = ((table.rows, table.sums) for table in self.tables)
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are."""

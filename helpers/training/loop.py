@@ -58,16 +58,13 @@ def train(
         left = f"{found.block} of {source.blocks} blocks are done, {done:,} pairs that are not trained again; {total - done:,} to do."
         left = f"Going on: {found.epoch} epochs and {left}" if total > done else f"All {found.epoch} epochs are done: nothing is trained."
         print(f"Checkpoint {found.path.name} of {found.path.parent}. {left}")
-        engine = Engine(*data, found.target, found.context, found.target_sums, found.context_sums, source=source)
-        first, log = (found.epoch, found.block), found.log
+        tables, first = (found.target, found.context, found.target_sums, found.context_sums), (found.epoch, found.block)
     else:
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
-        engine = Engine(*data, *tables, source=source)
         first = (0, 0)
+    engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
-    if not found:  # row 0 of the log: what the start tables know
-        start = {"epoch": 0, "block": 0, "pairs": 0, "seconds": 0.0, "loss": loss(engine)}
-        log = [{**dict.fromkeys(LOG_COLUMNS, ""), **start, "mrr": _number(evaluate, engine)}]
+    log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine))]  # what the start tables know
     events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
@@ -102,6 +99,10 @@ def _number(evaluate: Evaluate | None, engine) -> float | str:
     return "" if score is None else score
 
 
+def _row(*values) -> dict:
+    return dict(zip(LOG_COLUMNS, values, strict=True))
+
+
 def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) -> dict:
     """Train one block and return its row of the log; `last` is the row before."""
     rate = rate_of(config, last["pairs"], total)
@@ -110,16 +111,7 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     seconds = max(time.perf_counter() - start, 1e-9)
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
-    return {
-        "epoch": epoch + 1,
-        "block": block + 1,
-        "pairs": last["pairs"] + pairs,
-        "seconds": last["seconds"] + seconds,
-        "pairs_per_s": pairs / seconds,
-        "learning_rate": rate,
-        "loss": loss,
-        "mrr": "",
-    }
+    return _row(epoch + 1, block + 1, last["pairs"] + pairs, last["seconds"] + seconds, pairs / seconds, rate, loss, "")
 
 
 def _advice(log: list[dict]) -> str:
