@@ -7,6 +7,7 @@ from pathlib import Path
 from helpers.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
 SUBSETS = ("cs", "medline", "all")
 PAIRS_FROM = ("citations", "walks", "shards")
 CHOICES = {
@@ -125,13 +126,7 @@ class Config:
 
 
 PRESETS: dict[str, dict] = {
-    "sample": dict(
-        dumps=(ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz"),
-        subset="all",
-        dimensions=64,
-        epochs=10,
-        block_pairs=1 << 15,  # a point of the loss curve each
-    ),
+    "sample": dict(dumps=SAMPLE, subset="all", dimensions=64, epochs=10, block_pairs=1 << 15),  # a block is a point of the loss curve
     "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
     "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10, noise_power=0.75, learning_rate=0.02),  # sparse: gently
 }

@@ -36,6 +36,7 @@ class PairSource:
 
     files: dict[str, str] = {}  # noqa: RUF012
     parts = 1  # that the contexts come in, one after the other
+    _epoch: int | None = None  # whose order is kept
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
@@ -124,7 +125,6 @@ class PairBlocks(PairSource):
         self.papers, self.pairs = len(indptr) - 1, len(contexts)
         self.cuts = max(1, round(self.pairs / parts / block_pairs))  # blocks a part
         self.blocks = parts * self.cuts
-        self._epoch, self._order, self._bounds = None, None, None
 
     @functools.cached_property
     def most_pairs(self) -> int:

@@ -66,7 +66,6 @@ class WalkPairs(PairSource):
         self.blocks = max(1, round(self.pairs / block_pairs))
         self.most_pairs = -(-self.walks // self.blocks) * self.walk_pairs
         self.settings = {"pairs_from": "walks", "walk_length": length, "window": window, "walks_per_paper": walks}
-        self._epoch, self._order = None, None
 
     def _fill_block(self, epoch, block, targets, contexts):
         if epoch != self._epoch:

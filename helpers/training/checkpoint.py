@@ -190,31 +190,27 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     Raises ArtefactError where the folder belongs to another run (other pairs, or a setting that may not change), naming what differs, or
     where checkpoints are there but not one of them is whole.
     """
-    damaged, another = 0, None
+    damaged = 0
     copies = [path for path in _folders(elsewhere) if (path / MANIFEST).exists()]  # without one, a copy was cut off
     for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):
         try:
             manifest = read_manifest(path, NOTEBOOK, verify=not to_train)
             if refusal := _of_another_run(config, fingerprint, manifest, path, to_train):
                 read_manifest(path, NOTEBOOK, verify=True)  # damaged or of another run?
-                another = ArtefactError(refusal)
-                break
-            if elsewhere and path.parent == elsewhere:
-                path = _copied(path, config.folder("checkpoints"))
-            tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
-            sums = [_tensor(config, path, name, manifest) if to_train else None for name in SUMS]
+            else:
+                path = _copied(path, config.folder("checkpoints")) if path.parent == elsewhere else path
+                tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
+                sums = [_tensor(config, path, name, manifest) if to_train else None for name in SUMS]
         except ArtefactError as error:
             damaged += 1
             print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
+        if refusal:
+            raise ArtefactError(refusal)
         return Checkpoint(*tables, *sums, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
-    if another:
-        raise another
     if damaged:
-        raise ArtefactError(
-            f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: put a whole one there, or delete that "
-            "folder to train from the beginning."
-        )
+        advice = "put a whole one there, or delete that folder to train from the beginning"
+        raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: {advice}.")
     return None
 
 

@@ -63,13 +63,16 @@ class Engine:
         sums = [new_sums(config.optimizer, len(target)) if given is None else given for given in (target_sums, context_sums)]
         self.target_sums, self.context_sums = sums
         self.blocks: PairSource = source or pair_source(config, indptr, contexts)
+        self._held = None  # the part of the contexts that is in memory, where they are trained in parts
 
     def flush(self) -> None:
         """Bring target, context and their sums up to date: before a checkpoint or an evaluation."""
+        if self._held:
+            self._held.flush()
 
     def context_rows(self, ids: torch.Tensor) -> torch.Tensor:
         """The context rows of `ids` (int64, any shape) as they are now, (*shape, D)."""
-        return self.context[ids]
+        return as_tensor(self._held[ids.numpy()]) if self._held else self.context[ids]
 
 
 class KernelEngine(Engine):
@@ -84,17 +87,8 @@ class KernelEngine(Engine):
         self._rooms = [None] * self.threads
         self._tables = as_stored(self.target), as_stored(self.context)
         self._sums = [np.empty(0, np.float32) if sums is None else sums.numpy() for sums in (self.target_sums, self.context_sums)]
-        self._held = HeldPart(self._tables[1], self._sums[1], self.blocks.parts) if self.blocks.parts > 1 else None
-        self._degree, self._part_noise = np.diff(indptr) if self._held else None, None
-
-    def flush(self) -> None:
-        """Write the part of the contexts that is in memory to the table on the disk, where there is one."""
-        if self._held:
-            self._held.flush()
-
-    def context_rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """The context rows of `ids` (int64, any shape) as they are now, (*shape, D)."""
-        return as_tensor(self._held[ids.numpy()]) if self._held else self.context[ids]
+        if self.blocks.parts > 1:
+            self._held, self._degree = HeldPart(self._tables[1], self._sums[1], self.blocks.parts), np.diff(indptr)
 
     def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part."""
