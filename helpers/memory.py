@@ -45,12 +45,9 @@ def control_groups() -> set[Path]:
 def reading_needs(files: list) -> dict:
     """What notebook 01 needs to read some files (corpus.dumps.DumpFile), from their sizes; memory follows the papers, not the citations."""
     parts = [(file.size, *READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files]
-    return {
-        "ram": WORK_BYTES + sum(int(size * ram) for size, ram, _, _ in parts),
-        "disk": sum(size * disk for size, _, disk, _ in parts),
-        "seconds": 5 + sum(size / rate for size, _, _, rate in parts),
-        "advice": "read a part of the dump, or choose a runtime with more of it",
-    }
+    ram, disk = WORK_BYTES + sum(int(size * ram) for size, ram, _, _ in parts), sum(size * disk for size, _, disk, _ in parts)
+    advice = "read a part of the dump, or choose a runtime with more of it"
+    return {"ram": ram, "disk": disk, "seconds": 5 + sum(size / rate for size, _, _, rate in parts), "advice": advice}
 
 
 def pair_needs(N: int, E: int) -> dict:
@@ -70,12 +67,10 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2) -> int:
 
 
 def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
-    """Spans (table, where, first row, last row) of both tables of N rows, in `gpu`, then `ram` bytes, then on the disk, hottest first.
-
-    Contexts are hotter than targets: a pair touches 1 + K of them, while a target's pairs come together; within a table papers are in
-    descending degree, so that a span is a range.
-    """
+    """Spans (table, where, first row, last row) of both tables of N rows, in `gpu`, then `ram` bytes, then on the disk, hottest first."""
     rooms, spans = {"GPU memory": gpu, "RAM": ram, "disk": 2 * N * row_bytes}, []
+    # Contexts are hotter than targets: a pair touches 1 + K of them, while a target's pairs come together. Within a table papers are in
+    # descending degree, so that a span is a range.
     for table in ("contexts", "targets"):
         first = 0
         for where in rooms:
@@ -146,10 +141,7 @@ class Training:
         return max(sum(item.bytes for item in items if item.phase in ("", phase)) for phase in ("start", "train"))
 
     def placed(self, ram: int) -> "Training":
-        """The same with targets in RAM where all fits into `ram` bytes, else, unless that is ruled out, in a file.
-
-        Raises ConfigError, with each single change that would fit, where nothing does.
-        """
+        """The same with targets in RAM where all fits into `ram` bytes, else in a file; ConfigError, with each change that would fit."""
         ways = (self.on_disk,) if self.on_disk is not None else (False, True) if self.parts == 1 else (True,)
         plans = [dataclasses.replace(self, on_disk=way) for way in ways]
         for plan in plans:
@@ -216,10 +208,7 @@ def in_words(count: int) -> str:
 
 
 def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive: int = 0) -> list[tuple[str, str, str]]:
-    """Rows (what, needed, here) of a stage's needs in bytes and seconds, `out` being where it writes, `drive` what Drive must hold.
-
-    Raises ConfigError, with the advice, where memory or disk is too small.
-    """
+    """Rows (what, needed, here) of a stage that writes to `out`, in bytes and seconds; ConfigError where memory or disk is too small."""
     import torch  # here: the planner itself should work without it
 
     free_ram, free_disk = available_ram(), shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free

@@ -36,12 +36,10 @@ def prefetch_row(base, row, row_bytes):
 
 
 def read_ahead(table: np.ndarray, rows: np.ndarray) -> None:
-    """Have these rows (int, ascending) of a memory-mapped table read from the disk, all at once, without waiting; no more where it is none.
-
-    Rows that are asked for one by one as they are used cost a wait each: a thousand a second here, against 100,000 this way.
-    """
+    """Have these rows (int, ascending) of a memory-mapped table read from the disk, all at once, without waiting; nothing of others."""
     if not len(rows):
         return
+    # Rows that are asked for one by one as they are used cost a wait each: a thousand a second here, against 100,000 this way.
     base = table.ctypes.data
     gaps = np.flatnonzero(np.diff(rows) > 1 + mmap.PAGESIZE // table.strides[0])
     firsts, lasts = rows[np.append(0, gaps + 1)], rows[np.append(gaps, len(rows) - 1)] + 1

@@ -1,10 +1,9 @@
 """Smoothing over the citation graph: where training starts, and how far the trained vectors reach.
 
-A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the tables that training
-starts from (warm, the default): papers which cite or are cited together start close. A cold SGNS needs many epochs to get there, the
-more the larger the graph. Published relatives: RandNE (Zhang et al. 2018), FastRP (Chen et al. 2019), ProNE (Zhang et al. 2019).
-Trained rows smoothed afterwards (`smooth_trained`) tell of wider topics: 0 steps find missing references, 16 to 32 map fields. Columns are
-smoothed in blocks, each as a table of its own: memory stays bounded, and lengths in a block of random directions stand for the rows'.
+A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the warm start: papers that
+cite or are cited together begin close, where a cold SGNS needs many epochs to get. Published relatives: RandNE (Zhang et al. 2018), FastRP
+(Chen et al. 2019), ProNE (Zhang et al. 2019). Trained rows smoothed afterwards tell of wider topics. Columns are smoothed in blocks, each
+as a table of its own: memory stays bounded, and lengths in a block of random directions stand for the rows'.
 """
 
 import os
@@ -26,6 +25,7 @@ THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
+# Found on four real sets and planted graphs (tests/benchmarks/RESULTS.md): deep smoothing helps large graphs and blurs small ones.
 WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
 
@@ -99,10 +99,7 @@ def column_blocks(D: int, width: int) -> list[slice]:
 
 
 def choose_warm_start(N: int) -> tuple[float, ...]:
-    """Weights of 1, 2, ... smoothing steps for N papers: 3 steps below 100,000, 4 below a million, 5 from there on.
-
-    A rule found on four real sets and planted graphs (tests/benchmarks/RESULTS.md): deep smoothing helps large graphs and blurs small ones.
-    """
+    """Weights of 1, 2, ... smoothing steps for N papers: 3 steps below 100,000, 4 below a million, 5 from there on."""
     return WARM_STARTS[min(5, max(3, len(str(N)) - 2))]
 
 

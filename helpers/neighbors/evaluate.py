@@ -107,10 +107,7 @@ def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
 
 
 def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 0) -> dict:
-    """Every reading and baseline on the test split, the reading chosen on the validation split; {} where nothing was held out.
-
-    target, context: float32 (N, D).
-    """
+    """Every reading of tables float32 (N, D), and baseline, on the test split, one chosen on validation; {} where nothing is held out."""
     validation, test = splits(pairs.heldout)
     if not len(validation):
         return {}

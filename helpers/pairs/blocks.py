@@ -109,11 +109,10 @@ def part_rows(N: int, parts: int, part: int) -> np.ndarray:
 
 
 class PairBlocks(PairSource):
-    """The pairs of a CSR by target, each target's at once: every pair once an epoch.
+    """The pairs of a CSR by target, each target's at once, in runs of neighbouring targets, in a seeded random order: each once an epoch.
 
-    Targets come in runs of neighbouring ids, the runs in a seeded random order: so a table on a disk is read and written in pieces, not
-    row by row. A run is one target where there are few, else a 16,384th of them all. With parts > 1 an epoch goes through all targets
-    once for each part of the contexts, for tables of which one part fits in memory at a time (PyTorch-BigGraph: Lerer et al. 2019).
+    With parts > 1 an epoch goes through all targets once for each part of the contexts, for tables of which one part fits in memory at a
+    time (PyTorch-BigGraph: Lerer et al. 2019).
     indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (blocks are cut
     evenly, but a target is never split, so one may be larger or, after a larger one, empty).
     """
@@ -136,7 +135,7 @@ class PairBlocks(PairSource):
         if epoch != self._epoch:
             degree = np.diff(self.indptr).astype(np.int32)
             trained = np.flatnonzero(degree).astype(np.int32)
-            run = max(1, len(trained) >> 14)
+            run = max(1, len(trained) >> 14)  # targets: a table on a disk is read and written in pieces, not row by row
             runs = self.generator(epoch, purpose=ORDER).permutation(-(-len(trained) // run)).astype(np.int32)
             order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
             self._epoch, self._order = epoch, trained[order[order < len(trained)]]

@@ -36,7 +36,7 @@ def _walk(starts, indptr, contexts, length, window, key, out_targets, out_contex
                 draws += np.uint64(1)
                 if counts[i]:
                     walks[step, i] = contexts[firsts[i] + draw_below(counts[i], key, draws)]
-                else:
+                else:  # the walk ends early; in pairs of both directions no paper is without contexts
                     walks[step, i], lengths[i] = walks[step - 1, i], min(lengths[i], step)
         for later in range(1, length):
             for earlier in range(max(0, later - window), later):
@@ -52,9 +52,8 @@ class WalkPairs(PairSource):
     """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; an epoch has `walks` from every paper.
 
     A walk starts at each paper with contexts, in a seeded random order, and goes on to any context of where it is, each as likely: held-out
-    citations are not among them. It would end early at a paper without contexts; in pairs of both directions there is none.
-    indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped, ArtefactError where they do not fit; block_pairs: about how many
-    pairs a block holds (a walk is never split).
+    citations are not among them. indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped, ArtefactError where they do not fit;
+    block_pairs: about how many pairs a block holds (a walk is never split).
     """
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, length: int, window: int, walks: int):

@@ -22,11 +22,9 @@ def pieces(N: int) -> Iterator[slice]:
 
 
 def empty_table(config: Config, name: str, N: int) -> np.ndarray:
-    """A new table (N, D) of config.row_type, in RAM or, of targets with config.tables_on_disk, memory-mapped in `out/tables/`.
-
-    Contexts, which every pair draws from everywhere, are on the disk only where they are trained in parts.
-    """
+    """A new table (N, D) of config.row_type, in RAM or, with config.tables_on_disk, memory-mapped in `out/tables/`."""
     shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
+    # every pair draws contexts from everywhere: they are on the disk only where they are trained in parts
     if not config.tables_on_disk or (name == "context" and config.context_parts == 1):
         return np.empty(shape, dtype)
     with sentences_for_disk_errors(config.folder("tables")):

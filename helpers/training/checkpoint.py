@@ -1,7 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in `checkpoints/<blocks done>/`, the manifest written last; the newest two are kept.
-
-Training waits only while the rows are written out; hashing, flushing and the copy to Drive go on beside it.
-"""
+"""Checkpoints: all a run needs to go on, in `checkpoints/<blocks done>/`; hashed, flushed and copied to Drive beside the training."""
 
 import contextlib
 import dataclasses
@@ -97,7 +94,7 @@ class Copies:
 
 
 class Checkpoints:
-    """The checkpoints of a run that trains: written every so often, the newest two left there, each handed to `keep`."""
+    """The checkpoints of a run that trains: written every so often, the manifest last, the newest two left there, each handed to `keep`."""
 
     def __init__(self, config: Config, fingerprint: dict, blocks: int, found: Checkpoint | None = None, keep: Keep | None = None):
         """blocks: of an epoch."""
@@ -215,10 +212,7 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
 
 
 def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
-    """The newest checkpoint in `out`, whatever its settings, its tables memory-mapped.
-
-    Raises ArtefactError where there is none, or it is of other pairs.
-    """
+    """The newest checkpoint in `out`, whatever its settings, memory-mapped; ArtefactError where there is none, or it is of other pairs."""
     found = newest_checkpoint(config, fingerprint, to_train=False)
     if found is None:
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")

@@ -149,10 +149,7 @@ def write_log(config: Config, log: list[dict]) -> None:
 
 
 class _Events:
-    """TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime).
-
-    On a disk that is nearly full it gives up: its thread would end in a traceback, and the next event would end the training.
-    """
+    """TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)."""
 
     def __init__(self, config: Config, log: list[dict]):
         self._folder, self._writer = config.folder("tensorboard"), None
@@ -168,6 +165,7 @@ class _Events:
             self._writer = SummaryWriter(self._folder, purge_step=log[-1]["pairs"] + 1)
 
     def _has_room(self) -> bool:
+        # on a disk that is full its thread would end in a traceback, and the next event would end the training
         if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
             return True
         print("The disk is nearly full: from here on the curves are in log.csv alone.", flush=True)

@@ -39,10 +39,7 @@ def placed(config: Config, pairs: Pairs) -> Config:
 
 
 def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """A graph to probe with: all of it where it is small, else every so manieth run of targets, with all their contexts, ids divided alike.
-
-    Returns indptr int64 (n+1,), contexts int32 (p,).
-    """
+    """A graph to probe with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
     indptr, contexts = pairs.indptr, pairs.contexts
     thin = max(1, math.ceil(pairs.papers / MOST_PAPERS), math.ceil(len(contexts) / MOST_PAIRS))
     papers = part_rows(len(indptr) - 1, thin, thin // 2)  # the first part has the hubs
@@ -53,10 +50,7 @@ def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def probe(config: Config, pairs: Pairs) -> Rates:
-    """How fast this machine trains these pairs, measured for about ten seconds on a thinned graph and throw-away tables of their kind.
-
-    Raises ArtefactError where `out` cannot be written.
-    """
+    """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
     graph = thinned(pairs)
     return Rates(trained_a_second(config, *graph), *_smoothed_a_second(config, *graph), _written_a_second(Path(config.out)))
 
