@@ -31,8 +31,7 @@ def degree_distribution(degree: np.ndarray) -> Figure:
 
 def publication_years(years: np.ndarray) -> Figure:
     """Papers a year; years: float (N,), NaN where missing."""
-    known = years[~np.isnan(years)].astype(int)
-    missing = len(years) - len(known)
+    missing, known = np.isnan(years).sum(), years[~np.isnan(years)].astype(int)
     figure, axes = _figure(f"Publication years of {len(known):,} papers ({missing:,} more have none)", "year", "papers")
     if len(known):
         values, counts = np.unique(known, return_counts=True)

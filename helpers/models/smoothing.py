@@ -109,8 +109,7 @@ def fill_start(
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...
-    smoothing steps, None for those of `choose_warm_start`, () for a cold start; folder: where columns wait in files until they are whole
-    rows, for tables that are files. Until all targets are filled the contexts are not touched: memory for them may be taken late.
+    smoothing steps, None for those of `choose_warm_start`, () for a cold start; folder: where columns wait until they are rows of a file.
     """
     N, D = target.shape
     warm_start, waiting = choose_warm_start(N) if warm_start is None else warm_start, []
@@ -125,7 +124,7 @@ def fill_start(
         else:
             waiting[-1][:] = rows
         del rows  # before the next ones are made
-    for piece in pieces(N):
+    for piece in pieces(N):  # only now are the contexts touched: memory for them may be taken late
         if folder:
             target[piece] = np.concatenate([values[piece] for values in waiting], axis=1)
         context[piece] = target[piece] if any(warm_start) else 0
@@ -136,14 +135,13 @@ def fill_start(
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
 
-    The mean row is subtracted before and after: smoothing multiplies what all rows share, which tells of no topic.
     rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. A paper without
     pairs keeps its row's direction if it has one, and a row of zeros otherwise.
     """
     N, D = rows.shape
     paired = np.diff(indptr)[:, None] > 0
 
-    def centre(block):
+    def centre(block):  # before and after: smoothing multiplies what all rows share, which tells of no topic
         np.subtract(block, block.mean(axis=0, where=paired, dtype=np.float64), out=block, where=paired, casting="same_kind")
 
     for columns in column_blocks(D, columns_at_a_time(N)):

@@ -98,8 +98,7 @@ def baselines(pairs: Pairs, seed: int = 0) -> Scores:
 
 def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
     """MRR with its 95 % bootstrap interval (over questions) and hits@k of ranks float (n,), all between 0 and 1."""
-    reciprocal = 1 / ranks
-    generator = np.random.default_rng(seed)
+    reciprocal, generator = 1 / ranks, np.random.default_rng(seed)
     means = [reciprocal[generator.integers(0, len(ranks), len(ranks))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     hits = {f"hits@{k}": float((ranks <= k).mean()) for k in HITS}
@@ -144,13 +143,10 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
 
 def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
     """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations, None without any."""
-    validation = splits(pairs.heldout)[0][:most]
-    if not len(validation):
-        return lambda target, context: None
-    questions = Questions(pairs, validation, seed)
+    questions = Questions(pairs, splits(pairs.heldout)[0][:most], seed)
 
-    def mrr(target: np.ndarray, context: np.ndarray) -> float:
-        return max(float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values())
+    def mrr(target: np.ndarray, context: np.ndarray) -> float | None:
+        return max((float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values()), default=None)
 
     return mrr
 

@@ -111,10 +111,9 @@ def part_rows(N: int, parts: int, part: int) -> np.ndarray:
 class PairBlocks(PairSource):
     """The pairs of a CSR by target, each target's at once, in runs of neighbouring targets, in a seeded random order: each once an epoch.
 
-    With parts > 1 an epoch goes through all targets once for each part of the contexts, for tables of which one part fits in memory at a
-    time (PyTorch-BigGraph: Lerer et al. 2019).
-    indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds (blocks are cut
-    evenly, but a target is never split, so one may be larger or, after a larger one, empty).
+    With parts > 1 an epoch goes through all targets once for each part of the contexts, of which one at a time is then in memory
+    (PyTorch-BigGraph: Lerer et al. 2019). indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many
+    pairs a block holds (a target is never split, so a block may be larger or, after a larger one, empty).
     """
 
     settings = {"pairs_from": "citations"}  # noqa: RUF012

@@ -141,10 +141,7 @@ class ShardPairs(PairSource):
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
-    """The source that config.pairs_from names: citations or walks over this CSR, or the shards in `out/pair_shards/` made of it.
-
-    Raises ConfigError where contexts are wanted in parts, but the pairs do not come in parts.
-    """
+    """The source that config.pairs_from names, of this CSR or of shards in `out/pair_shards/`; ConfigError where it has not these parts."""
     if (parts := config.context_parts) > 1 and (config.pairs_from != "citations" or len(indptr) <= parts * PART_RUN):
         needs = f"pairs_from = 'citations' and at least {parts * PART_RUN:,} papers"
         raise ConfigError(f"context_parts = {parts} needs {needs}; there are {len(indptr) - 1:,} papers, pairs from {config.pairs_from}.")

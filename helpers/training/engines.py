@@ -1,7 +1,4 @@
-"""The two ways to train a block of pairs: numba kernels on CPU cores, and torch in batches through off-loaded tables (GPU, or any device).
-
-Both draw their negatives from (seed, epoch, block) alone, so a resumed run trains on what the unbroken one would have.
-"""
+"""The two ways to train a block of pairs: numba kernels on CPU cores, and torch in batches through off-loaded tables (on any device)."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +48,7 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
 
 
 class Engine:
-    """What both engines share: target, context (N, D) on the CPU, up to date after `flush`, and rows of contexts as they are now.
+    """What both share: two tables, up to date after `flush`, and pairs, whose negatives are drawn from (seed, epoch, block) alone.
 
     target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
     where the pairs come from, None for what config.pairs_from makes of this CSR.
@@ -76,10 +73,7 @@ class Engine:
 
 
 class KernelEngine(Engine):
-    """Trains on CPU cores by `models/kernels.py`: row-wise Adagrad or SGD, rows of bfloat16 or float32, in RAM or memory-mapped.
-
-    One thread (config.threads) gives the same bits every time; several share the tables without locks and do not.
-    """
+    """Trains on CPU cores by `models/kernels.py`: the same bits every time in one thread, not in several, which share tables unlocked."""
 
     def __init__(self, config, indptr, *tables, **given):
         super().__init__(config, indptr, *tables, **given)
@@ -108,7 +102,7 @@ class KernelEngine(Engine):
         pairs = int(done[-1]) if len(done) else 0
         context, context_sums, noise_table = self._contexts(epoch, block)
         bounds = [0, *np.searchsorted(done, np.arange(1, SHARES) * pairs // SHARES, side="right").tolist(), len(targets)]
-        generator = self.blocks.generator(epoch, block)
+        generator, rate = self.blocks.generator(epoch, block), np.float32(learning_rate)
         keys = generator.integers(0, 2**64, SHARES, dtype=np.uint64)
         words = generator.integers(0, 1 << 16, kernels.NOISE_WORDS + self.config.dimensions, dtype=np.uint32)
 
@@ -121,8 +115,7 @@ class KernelEngine(Engine):
             steps = kernels.lay_out(own, indptr, contexts, K, noise_table, keys[share], *room)
             if papers is not None:
                 np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
-            tables = self._tables[0], context, self._sums[0], context_sums
-            kernels.train_steps(steps, *room, K, *tables, adagrad, np.float32(learning_rate), words)
+            kernels.train_steps(steps, *room, K, self._tables[0], context, self._sums[0], context_sums, adagrad, rate, words)
             self._rooms.append(room)
 
         with ThreadPoolExecutor(self.threads) as pool:

@@ -43,8 +43,7 @@ def train(
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
-    Raises ConfigError where the tables do not fit into memory, TrainingError where the loss stays at chance or is no longer a number,
-    ArtefactError for another run's checkpoints.
+    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
     """
     config = placed(config, pairs)
     Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
