@@ -38,8 +38,7 @@ class Questions:
         n, half = len(heldout), CANDIDATES // 2
         self.queries, self.answers = heldout[:, 0].astype(np.int64), heldout[:, 1].astype(np.int64)
         pool = POOL if pairs.papers > LARGE else n * half
-        places = np.sort(generator.integers(0, len(pairs.contexts), pool))  # sorted: the map is read once
-        by_degree = np.asarray(pairs.contexts[places])
+        by_degree = np.asarray(pairs.contexts[np.sort(generator.integers(0, len(pairs.contexts), pool))])  # sorted: read once
         uniform = generator.integers(0, pairs.papers, (n, CANDIDATES - half))
         if pairs.papers > LARGE:
             by_degree = by_degree[generator.integers(0, pool, n * half)]

@@ -21,8 +21,7 @@ def answerable(papers: pa.Table) -> np.ndarray:
 def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     """Rows of the papers whose id is `query` or whose title contains it (letter case ignored), most cited first, at most `most`.
 
-    papers: a table with paper_id and title, in descending degree. An empty query gives the most cited papers that can be shown.
-    Raises UserError where nothing matches.
+    papers: with paper_id and title, in descending degree. An empty query gives the most cited that can be shown. UserError for no match.
     """
     if not query:
         return np.flatnonzero(answerable(papers))[:most]

@@ -1,7 +1,5 @@
 """An epoch's pairs, cut into blocks: what every pair source offers, and the first source, each citation in both directions."""
 
-import functools
-
 import numba
 import numpy as np
 
@@ -123,11 +121,7 @@ class PairBlocks(PairSource):
         self.papers, self.pairs = len(indptr) - 1, len(contexts)
         self.cuts = max(1, round(self.pairs / parts / block_pairs))  # blocks a part
         self.blocks = parts * self.cuts
-
-    @functools.cached_property
-    def most_pairs(self) -> int:
-        """No block holds more pairs: an even share, and one target more."""
-        return -(-self.pairs // self.cuts) + int(np.diff(self.indptr).max(initial=0))
+        self.most_pairs = -(-self.pairs // self.cuts) + int(np.diff(self.indptr).max(initial=0))  # an even share, and one target more
 
     def targets(self, epoch: int, block: int) -> np.ndarray:
         """The different targets of one block, int32, in this epoch's order; each has all its contexts (of the part) there."""

@@ -29,15 +29,14 @@ def build_pairs(config: Config) -> dict:
         print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
         return read_manifest(config.folder("pairs"), NOTEBOOK)
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
-    eligible = None
+    eligible = np.ones(N, bool)
     if config.heldout_after is not None:
-        eligible = papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
+        eligible &= papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
         if not (eligible & (np.diff(indptr) > 0)).any():
             nothing = f"heldout_after = {config.heldout_after} hides nothing"
             raise ConfigError(f"{nothing}: no paper with citations has a later year; take an earlier one.")
     if config.extends:  # only references of new papers: on others the old run may have trained
-        new = known_rows(config) < 0
-        eligible = new if eligible is None else eligible & new
+        eligible &= known_rows(config) < 0
     heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")

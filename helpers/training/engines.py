@@ -163,11 +163,10 @@ def train_batch(target: OffloadedTable, context: OffloadedTable, targets, contex
 
 def pick_device(config: Config) -> torch.device:
     """The compute device: the setting, or the GPU where there is one."""
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device == "cuda" and not torch.cuda.is_available():
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
         raise TrainingError("device = 'cuda', but this machine has no GPU that torch can use; choose a GPU runtime, or device 'cpu'.")
-    return torch.device(config.device)
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
 def engine_class(config: Config) -> type:

@@ -104,8 +104,7 @@ def _row(*values) -> dict:
 
 def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) -> dict:
     """Train one block and return its row of the log; `last` is the row before."""
-    rate = rate_of(config, last["pairs"], total)
-    start = time.perf_counter()
+    rate, start = rate_of(config, last["pairs"], total), time.perf_counter()
     pairs = engine.train_block(epoch, block, rate, bar.update)
     seconds = max(time.perf_counter() - start, 1e-9)
     loss = sample_loss(engine)
