@@ -152,7 +152,7 @@ class Training:
 
         Raises ConfigError, with each single change that would fit, where nothing does.
         """
-        ways = (self.on_disk,) if self.on_disk is not None else (False, True) if self.parts == 1 else (True,)
+        ways = (True,) if self.parts > 1 else (False, True) if self.on_disk is None else (self.on_disk,)
         plans = [dataclasses.replace(self, on_disk=way) for way in ways]
         for plan in plans:
             if plan.needs("RAM") <= ram:
