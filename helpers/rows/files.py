@@ -9,7 +9,7 @@ import numpy as np
 from helpers.artefacts import new_array, open_npy, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.errors import ArtefactError
-from helpers.prefetch import read_ahead
+from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows.bfloat16 import ROW_TYPES
 
 SHARD_BYTES = 1 << 28
@@ -31,7 +31,7 @@ def empty_table(config: Config, name: str, N: int) -> np.ndarray:
         return np.empty(shape, dtype)
     with sentences_for_disk_errors(config.folder("tables")):
         config.folder("tables").mkdir(parents=True, exist_ok=True)
-        return new_array(config.folder("tables") / f"{name}.npy", dtype, shape)
+        return only_what_is_asked(new_array(config.folder("tables") / f"{name}.npy", dtype, shape))
 
 
 def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
@@ -39,6 +39,7 @@ def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
     rows = max(1, SHARD_BYTES // max(1, stored[:1].nbytes))
     for i, first in enumerate(range(0, max(len(stored), 1), rows)):
         shard = stored[first : first + rows]
+        read_ahead(shard, slice(None))
         with open_npy(folder / f"{name}-{i:05d}.npy", shard.dtype, *shard.shape) as file:
             if shard.nbytes:
                 os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
@@ -52,7 +53,7 @@ class RowFiles:
         """Raises ArtefactError where there are none, or they do not fit together."""
         self.paths = sorted(folder.glob(f"{name}-[0-9]*.npy"))
         try:
-            self.parts = [np.load(path, mmap_mode="r") for path in self.paths]
+            self.parts = [only_what_is_asked(np.load(path, mmap_mode="r")) for path in self.paths]
             self.dtype, self.shape = self.parts[0].dtype, (sum(map(len, self.parts)), *self.parts[0].shape[1:])
             same = {(part.dtype, part.shape[1:]) for part in self.parts}
         except (ValueError, IndexError, OSError, EOFError) as error:
@@ -72,6 +73,8 @@ class RowFiles:
                 part[max(first - start, 0) : max(last - start, 0)]
                 for part, start in zip(self.parts, self.starts[:-1].tolist(), strict=True)
             ]
+            for piece in pieces:
+                read_ahead(piece, slice(None))
             return np.concatenate([piece[:, *columns] if columns else piece for piece in pieces])
         rows = np.arange(len(self))[rows]
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
@@ -90,4 +93,5 @@ class RowFiles:
         for path, part, start in zip(self.paths, self.parts, self.starts, strict=False):
             if sha256(path) != hashes[path.name]:
                 raise ArtefactError(f"{path} is not as its manifest says.")
+            read_ahead(part, slice(None))
             stored[start : start + len(part)] = part
