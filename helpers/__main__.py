@@ -27,7 +27,7 @@ TOLD = re.compile(
     r"Checkpoint \S*\d|was not written|stays as it is|files were read before|different formats|Written before|papers are known"
 )
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
-SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk")  # and notebook 03 these
+SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts")  # and notebook 03 these
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
     add("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
     add("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
-    add("--tables-on-disk", action="store_true", default=None, help="train in files: slower, for tables larger than the RAM")
+    add("--tables-on-disk", action="store_true", default=None, help="keep the targets in a file also where they would fit into the RAM")
+    add("--context-parts", type=int, metavar="N", help="keep the contexts on the disk, too, and train N parts of them in turn (default: 1)")
     add("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
     add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
     add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")

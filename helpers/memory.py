@@ -11,6 +11,7 @@ WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measur
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
+VALIDATION_VALUES = 800_000  # times D: 400 citations with 1,000 candidates in two tables, at 3 ns each (measured)
 START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as rows are stored
 GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # limit and usage: version 2, 1
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -129,6 +130,7 @@ class Training:
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
             Item("Python, its libraries, a batch", "RAM", 0, TRAINING_BYTES),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
             Item("checkpoints: the newest two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
         if self.on_disk:
@@ -142,7 +144,7 @@ class Training:
 
     def placed(self, ram: int) -> "Training":
         """The same with targets in RAM where all fits into `ram` bytes, else in a file; ConfigError, with each change that would fit."""
-        ways = (self.on_disk,) if self.on_disk is not None else (False, True) if self.parts == 1 else (True,)
+        ways = (True,) if self.parts > 1 else (False, True) if self.on_disk is None else (self.on_disk,)
         plans = [dataclasses.replace(self, on_disk=way) for way in ways]
         for plan in plans:
             if plan.needs("RAM") <= ram:

@@ -35,14 +35,23 @@ def prefetch_row(base, row, row_bytes):
         prefetch(start + offset)
 
 
-def read_ahead(table: np.ndarray, rows: np.ndarray) -> None:
-    """Have these rows (int, ascending) of a memory-mapped table read from the disk, all at once, without waiting; nothing of others."""
-    if not len(rows):
-        return
+def only_what_is_asked(table: np.ndarray) -> np.ndarray:
+    """The memory-mapped table, from now on read page by page, but where `read_ahead` asks for more."""
+    # the system would read 128 KB around each row, and forget others for it
+    begin = table.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    MADVISE(begin, table.ctypes.data + table.nbytes - begin, mmap.MADV_RANDOM)
+    return table
+
+
+def read_ahead(table: np.ndarray, rows: np.ndarray | slice) -> None:
+    """Have rows (ascending ids, or a slice) of a memory-mapped table read from the disk, at once, without waiting; nothing of others."""
     # Rows that are asked for one by one as they are used cost a wait each: a thousand a second here, against 100,000 this way.
-    base = table.ctypes.data
-    gaps = np.flatnonzero(np.diff(rows) > 1 + mmap.PAGESIZE // table.strides[0])
-    firsts, lasts = rows[np.append(0, gaps + 1)], rows[np.append(gaps, len(rows) - 1)] + 1
+    base, stride = table.ctypes.data, table.strides[0]
+    if isinstance(rows, slice):
+        rows, gaps = np.array(rows.indices(len(table))[:2]) - [0, 1], np.empty(0, np.int64)
+    else:
+        gaps = np.flatnonzero(np.diff(rows) > 1 + mmap.PAGESIZE // stride)
+    firsts, lasts = rows[[0, *(gaps + 1)][: len(rows)]], rows[[*gaps, -1][: len(rows)]] + 1
     for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        begin = (base + first * table.strides[0]) // mmap.PAGESIZE * mmap.PAGESIZE
-        MADVISE(begin, base + last * table.strides[0] - begin, mmap.MADV_WILLNEED)
+        begin = (base + first * stride) // mmap.PAGESIZE * mmap.PAGESIZE
+        MADVISE(begin, base + last * stride - begin, mmap.MADV_WILLNEED)

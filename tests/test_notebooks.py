@@ -127,3 +127,16 @@ def test_the_command_line_knows_its_parameters():
     options = parser().parse_args(["run", "--preset", "sample"])
     for name in FROM_THE_COMMAND_LINE - {"FILTERS", "SETTINGS"}:
         assert hasattr(options, name.lower())
+
+
+def test_the_notes_on_constrained_ram_run_on_the_pairs_of_a_run(sample_run, tmp_path):
+    path = tmp_path / "07.ipynb"
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / "07_constrained_ram.ipynb"), str(path), {"OUT": str(sample_run)}, progress_bar=False
+    )
+    text = path.read_text()
+    assert text.count('"image/png"') == 2 and "14,886,544 papers x 512 need" in text and "would fit" in text
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    told = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    assert "12,076 papers x 64" in told and "GB of RAM at the peak" in told

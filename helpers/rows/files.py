@@ -9,7 +9,7 @@ import numpy as np
 from helpers.artefacts import new_array, open_npy, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.errors import ArtefactError
-from helpers.prefetch import read_ahead
+from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows.bfloat16 import ROW_TYPES
 
 SHARD_BYTES = 1 << 28
@@ -29,7 +29,7 @@ def empty_table(config: Config, name: str, N: int) -> np.ndarray:
         return np.empty(shape, dtype)
     with sentences_for_disk_errors(config.folder("tables")):
         config.folder("tables").mkdir(parents=True, exist_ok=True)
-        return new_array(config.folder("tables") / f"{name}.npy", dtype, shape)
+        return only_what_is_asked(new_array(config.folder("tables") / f"{name}.npy", dtype, shape))
 
 
 def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
@@ -37,6 +37,7 @@ def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
     rows = max(1, SHARD_BYTES // max(1, stored[:1].nbytes))
     for i, first in enumerate(range(0, max(len(stored), 1), rows)):
         shard = stored[first : first + rows]
+        read_ahead(shard, slice(None))
         with open_npy(folder / f"{name}-{i:05d}.npy", shard.dtype, *shard.shape) as file:
             if shard.nbytes:
                 os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
@@ -50,7 +51,7 @@ class RowFiles:
         """Raises ArtefactError where there are none, or they do not fit together."""
         self.paths = sorted(folder.glob(f"{name}-[0-9]*.npy"))
         try:
-            self.parts = [np.load(path, mmap_mode="r") for path in self.paths]
+            self.parts = [only_what_is_asked(np.load(path, mmap_mode="r")) for path in self.paths]
             self.dtype, self.shape = self.parts[0].dtype, (sum(map(len, self.parts)), *self.parts[0].shape[1:])
             same = {(part.dtype, part.shape[1:]) for part in self.parts}
         except (ValueError, IndexError, OSError, EOFError) as error:
@@ -66,8 +67,10 @@ class RowFiles:
         rows, *columns = index if isinstance(index, tuple) else (index,)
         if isinstance(rows, slice) and rows.step in (None, 1):  # piece after piece
             first, last, _ = rows.indices(len(self))
-            bounds = [(max(first - start, 0), max(last - start, 0)) for start in self.starts.tolist()]
-            return np.concatenate([part[begin:end, *columns] for part, (begin, end) in zip(self.parts, bounds, strict=False)])
+            spans = [slice(max(first - start, 0), max(last - start, 0)) for start in self.starts[:-1].tolist()]
+            for part, span in zip(self.parts, spans, strict=True):
+                read_ahead(part, span)
+            return np.concatenate([part[span, *columns] for part, span in zip(self.parts, spans, strict=True)])
         rows = np.arange(len(self))[rows]
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
         found = np.empty(rows.shape + self.shape[1:], self.dtype)
@@ -85,4 +88,5 @@ class RowFiles:
         for path, part, start in zip(self.paths, self.parts, self.starts, strict=False):
             if sha256(path) != hashes[path.name]:
                 raise ArtefactError(f"{path} is not as its manifest says.")
+            read_ahead(part, slice(None))
             stored[start : start + len(part)] = part

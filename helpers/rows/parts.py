@@ -3,6 +3,7 @@
 import numpy as np
 
 from helpers.pairs.blocks import part_rows
+from helpers.prefetch import read_ahead
 
 
 class HeldPart:
@@ -16,6 +17,7 @@ class HeldPart:
         if part != self.part:
             self.flush()
             self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
+            read_ahead(self._stored, self.ids)
             self.rows = self._stored[self.ids]
             self.sums = self._sums[self.ids] if len(self._sums) else self._sums
         return self.rows, self.sums
@@ -23,6 +25,7 @@ class HeldPart:
     def flush(self) -> None:
         """Write the rows that are held to the file, where the whole table then is as it is now."""
         if self.part is not None:
+            read_ahead(self._stored, self.ids)
             self._stored[self.ids] = self.rows
             if len(self._sums):
                 self._sums[self.ids] = self.sums
