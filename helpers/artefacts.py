@@ -80,8 +80,12 @@ def _flush(path: Path) -> None:
 def write_json(path: str | os.PathLike, value: dict) -> None:
     """Write `value` as an indented JSON file, whole or not at all."""
     with new_file(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's own escape of a file name's odd bytes
+        temporary.write_bytes(_as_json(value))
+
+
+def _as_json(value) -> bytes:
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # JSON's own escape of a file name's odd bytes
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -106,7 +110,8 @@ def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False)
     """A folder's manifest; ArtefactError (run `made_by`) where it or a file is missing, or differs in size or, if `verify`, hash."""
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
-    if not isinstance(manifest, dict) or manifest.pop("sha256", None) not in (None, _seal(manifest)) or "files" not in manifest:
+    as_written = isinstance(manifest, dict) and _as_json(manifest) == (folder / MANIFEST).read_bytes()  # to the last digit
+    if not as_written or manifest.pop("sha256", None) != _seal(manifest) or "files" not in manifest:
         raise ArtefactError(f"{folder / MANIFEST} is damaged; run {made_by} again.")
     for name, facts in manifest["files"].items():
         file = folder / name
