@@ -9,6 +9,7 @@ from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
+STARTING_SECONDS = 5  # TensorBoard's libraries above all
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
 VALIDATION_VALUES = 800_000  # times D: 400 citations with 1,000 candidates in two tables, at 3 ns each (measured)
@@ -121,6 +122,7 @@ class Training:
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes), self.parts
         start = self.D * (self.steps * self.P / rates.smoothed + N / rates.drawn) if rates else 0
+        start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
         train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
@@ -128,7 +130,7 @@ class Training:
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser sums, order of the papers", "RAM", N, 16 * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, TRAINING_BYTES),
+            Item("Python, its libraries, a batch", "RAM", 0, TRAINING_BYTES, STARTING_SECONDS if rates else 0),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
             Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
             Item("checkpoints: the newest two, and one being written", "disk", N, 3 * checkpoint, write, "train"),

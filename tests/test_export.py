@@ -197,7 +197,9 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
     with pytest.raises(ArtefactError, match=r"papers.parquet is missing or not as its manifest says"):
         open_embeddings(tmp_path / "other")
     (tmp_path / "other" / "manifest.json").unlink()
-    write_manifest(tmp_path / "other", **{name: value for name, value in manifest.items() if name not in ("files", "sha256", "code_version")})
+    write_manifest(
+        tmp_path / "other", **{name: value for name, value in manifest.items() if name not in ("files", "sha256", "code_version")}
+    )
     with pytest.raises(ArtefactError, match="mixes two runs: 230 papers, 9 vectors"):
         open_embeddings(tmp_path / "other")
 

@@ -30,7 +30,7 @@ WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def _smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, half, first, last):
+def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, half, first, last):
     """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum of rows[c] over the contexts c of t; t in first..last.
 
     rows (already times their weights), out, total: float32 or uint16 (bfloat16) (N, D), total perhaps some columns of a wider table;
@@ -87,7 +87,7 @@ def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total
         run(_normalise, rows, context_weights, rows)
         out = np.empty_like(rows)
         for weight in weights[1:]:
-            run(_smoothing_step, indptr, contexts, context_weights, rows, out, total, np.float32(weight))
+            run(smoothing_step, indptr, contexts, context_weights, rows, out, total, np.float32(weight))
             rows, out = out, rows
         run(_normalise, total, np.full(N, length, np.float32), total)
     return total

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ import numpy as np
 from helpers.artefacts import sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.memory import START_COLUMNS, Rates, Training, available_ram
-from helpers.models.smoothing import choose_warm_start, fill_start
-from helpers.pairs.blocks import PART_RUN, part_rows
+from helpers.models.smoothing import THREADS, choose_warm_start, fill_start, smoothing_step
+from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
 from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import ROW_TYPES, as_tensor, rounded
-from helpers.training.engines import TorchEngine, engine_class
+from helpers.training.engines import SampleLoss, TorchEngine, engine_class
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
-PROBE_SECONDS, PROBE_BYTES = 3.0, 1 << 28
+PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 20
 
 
 def training_of(config: Config, pairs: Pairs) -> Training:
@@ -52,7 +53,9 @@ def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 def probe(config: Config, pairs: Pairs) -> Rates:
     """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
     graph = thinned(pairs)
-    return Rates(trained_a_second(config, *graph), *_smoothed_a_second(config, *graph), _written_a_second(Path(config.out)))
+    return Rates(
+        trained_a_second(config, *graph), _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out))
+    )
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
@@ -61,29 +64,43 @@ def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
 
 
 def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> float:
-    """Pairs a second by this config on throw-away tables in memory, measured for PROBE_SECONDS at most, compilation not counted."""
+    """Pairs a second, the loss after each block counted in, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
     Engine, noise = engine_class(config), alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
     engine = Engine(trial, indptr, contexts, noise, *map(as_tensor, _tables(config, len(indptr) - 1, config.dimensions)))
+    loss = SampleLoss(PairBlocks(indptr, contexts, 0, trial.block_pairs), noise, trial.negatives)
     engine.train_block(0, 0, 1e-9)  # compiles
     trained, blocks, start = 0, 0, time.perf_counter()
     while blocks < 2 or (trained < len(contexts) and time.perf_counter() - start < PROBE_SECONDS):
         blocks += 1
         trained += engine.train_block(*divmod(blocks, engine.blocks.blocks), 1e-9)
+        loss(engine)
     return trained / (time.perf_counter() - start)
 
 
-def _smoothed_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tuple[float, float]:
-    # Rates.smoothed and Rates.drawn
-    N, seconds = len(indptr) - 1, []
-    tables = _tables(config, N, START_COLUMNS)
-    for weights in ((1,), (1,), (1, 1, 1)):  # the first compiles
+def _smoothed_a_second(config: Config, pairs: Pairs) -> float:
+    # a step over some pairs from the middle of the graph, on rows as many and as long as they will be
+    P, share, D = len(pairs.contexts), min(len(pairs.contexts) // (THREADS + 1), PROBE_PAIRS // THREADS), START_COLUMNS
+    rows, out = _tables(config, pairs.papers, D)[0], np.zeros((pairs.papers, D), ROW_TYPES[config.row_type])
+    fixed = np.ones(pairs.papers, np.float32), rows, out, out, np.float32(1), np.full(D, 1 << 15, np.uint32)
+    bounds = np.searchsorted(pairs.indptr, P // (THREADS + 2) + share * np.arange(THREADS + 1))
+    smoothing_step(pairs.indptr, pairs.contexts, *fixed, 0, 0)  # compiles
+    with ThreadPoolExecutor(THREADS) as pool:
         start = time.perf_counter()
-        fill_start(indptr, contexts, *tables, weights, 1.0, np.random.default_rng(0))
+        list(pool.map(lambda first, last: smoothing_step(pairs.indptr, pairs.contexts, *fixed, first, last), bounds[:-1], bounds[1:]))
+        seconds = time.perf_counter() - start
+    return D * float(pairs.indptr[bounds[-1]] - pairs.indptr[bounds[0]]) / seconds
+
+
+def _drawn_a_second(config: Config) -> float:
+    # a warm start without citations: what each row costs
+    tables, seconds = _tables(config, PROBE_ROWS, START_COLUMNS), []
+    for _ in range(2):  # the first compiles
+        start = time.perf_counter()
+        fill_start(np.zeros(PROBE_ROWS + 1, np.int64), np.empty(0, np.int32), *tables, (1,), 1.0, np.random.default_rng(0))
         seconds.append(time.perf_counter() - start)
-    step = max((seconds[2] - seconds[1]) / 2, seconds[2] / 20)  # of small graphs the clock tells little
-    return START_COLUMNS * len(contexts) / step, START_COLUMNS * N / max(seconds[1] - step, seconds[1] / 20)
+    return PROBE_ROWS * START_COLUMNS / seconds[1]
 
 
 def _written_a_second(folder: Path) -> float:
