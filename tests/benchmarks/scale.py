@@ -7,9 +7,9 @@ held against the peak of what is not a file's (RssAnon), which alone cannot give
 The naive run keeps both tables in memory-mapped files and takes targets in random order, as before the arrangement; it goes on for
 NAIVE_SECONDS, and the second half counts.
 
-Expected at 14.9 M from what 2 M gave (warm start .606, after the epoch .606), written down before the first run: .64 to .72, as planted
-graphs of 200,000 and 2 M papers had risen from .44 to .58. It became .55 and .57: topics of the middle level grow with the graph (3,000
-papers there, 6,000 here), and a citation within one is the harder to tell from chance. From that run on: 2 M's figure less a tenth.
+Expected at 14.9 M, before its first run, from what 2 M gave (warm start .606, after the epoch .606): .64 to .72, as planted graphs of
+200,000 and 2 M papers had risen from .44 to .58. It became .55 and .57: topics of the middle level grow with the graph (3,000 papers
+there, 6,000 here), and a citation within one is the harder to tell from chance. From that run on: 2 M's figure less a tenth.
 """
 
 import json
