@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.config import Config
+from helpers.artefacts import write_manifest
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, ConfigError
 from helpers.models import kernels
@@ -266,8 +267,8 @@ def test_shards_of_another_corpus_damaged_or_missing_ones_are_refused(tmp_path, 
 def test_ids_that_are_no_papers_are_refused(tmp_path, walks):
     write_shards(walks, tmp_path / "shards", MADE_OF)
     facts = json.loads((tmp_path / "shards" / "manifest.json").read_text())
-    del facts["sha256"]
-    (tmp_path / "shards" / "manifest.json").write_text(json.dumps({**facts, "papers": 100}))
+    facts = {name: fact for name, fact in facts.items() if name not in ("sha256", "files", "code_version")}
+    write_manifest(tmp_path / "shards", **{**facts, "papers": 100})
     with pytest.raises(ArtefactError, match=r"shard-00000.parquet names papers that are not among the 100; run .*write_shards again"):
         ShardPairs(tmp_path / "shards", 100, 0, MADE_OF).block(0, 0)
 
