@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.config import Config
 from helpers.artefacts import write_manifest
+from helpers.config import Config
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, ConfigError
 from helpers.models import kernels
