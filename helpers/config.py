@@ -11,7 +11,8 @@ SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline
 SUBSETS = ("cs", "medline", "all")
 PAIRS_FROM = ("citations", "walks", "shards")
 CHOICES = {
-    "subset": SUBSETS, "optimizer": ("rowwise_adagrad", "sgd"), "engine": ("auto", "kernel", "torch"),
+    "subset": SUBSETS, "engine": ("auto", "kernel", "torch"),
+    "optimizer": ("rowwise_adagrad", "sgd", "adadelta", "adagrad", "adam", "adamw", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"),
     "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
@@ -20,7 +21,8 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "walk_length": (2, 1000, " of papers"), "window": (1, 1000, " of steps"), "walks_per_paper": (1, 10_000, ""),
     "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
     "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
-    "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "learning_rate": (1e-9, 100, ""),
+    "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "shared_negatives": (1, 100_000, ""),
+    "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""),
 }  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
 SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
@@ -30,7 +32,7 @@ CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_d
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed", "extends")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
+    "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
 )  # fmt: skip
 MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
 
@@ -59,14 +61,16 @@ class Config:
     window: int = 2  # steps that the two papers of a walk's pair lie apart, at most
     walks_per_paper: int = 1  # walks that start at a paper, an epoch
     negatives: int = 5  # K, negatives a pair
-    optimizer: str = "rowwise_adagrad"
+    optimizer: str = "rowwise_adagrad"  # or sgd; or any of torch.optim's, by the torch engine, slower
     learning_rate: float = 0.07  # at the highest; falls linearly to a tenth at the end
     warm_up: float = 0.0  # share of the run over which the learning rate rises from nothing
     warm_start: tuple[float, ...] | None = None  # weights of 1, 2, ... smoothing steps; None = by the number of papers; () = cold start
     extends: str = ""  # folder (`out`) of a finished run, of an older dump, whose rows training starts from; "" = none
     start_scale: float = 1.0  # length of a row at a warm start; times 1 / D the range of one at a cold start
     row_type: str = "bfloat16"  # or float32: how tables are kept; all arithmetic is in float32
-    batch_pairs: int = 4096  # B, pairs a step of the torch engine
+    batch_pairs: int = 1 << 16  # B, pairs a step of the torch engine, at most
+    shared_negatives: int = 512  # that engine draws so many for a chunk of pairs, each weighing negatives / shared_negatives
+    gpu_memory: float = 0.0  # GB of it that rows and a batch may take; 0 = what is free
     block_pairs: int = 1 << 19  # pairs a block, the unit of progress
     seed: int = 0
     device: str = "auto"  # cpu, cuda or auto

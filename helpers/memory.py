@@ -32,6 +32,19 @@ def available_ram() -> int:
     return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
 
 
+def available_gpu(most: float = 0) -> int:
+    """Bytes of GPU memory that this process may still take: what is free, or less where it is to take `most` GB in all (0 = no limit)."""
+    import torch  # here: the planner itself should work without it
+
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return min(free, int(most * 1e9) - torch.cuda.memory_allocated()) if most else free
+
+
+def batch_bytes(B: int, N: int, D: int, S: int) -> int:
+    """Device memory of the torch engine beside rows: B pairs with S shared negatives, forward and back, and the noise table of N papers."""
+    return B * (60 * D + 16 * S) + 8 * N + (1 << 28)
+
+
 def control_groups() -> set[Path]:
     """The folders of the control groups that this process is in, from its own to the root: version 2's, and version 1's of memory."""
     found = set()

@@ -81,15 +81,16 @@ def test_known_rows_stay_and_new_rows_are_means(config, dump, community_edges, t
     newer = dump("newer.csv", "citing,cited", *edges[::-1], *(",".join(edge) for edge in CHAIN))
     c, pairs = prepared(config(dumps=[newer], extends=old.out, **settings))
     capsys.readouterr()
-    *tables, target_sums, context_sums = extended_tables(c, pairs)
+    *tables, state = extended_tables(c, pairs)
     old_row, row = rows_by_id(old), rows_by_id(c)
     assert any(row[name] != old_row[name] for name in old_row), "the newer corpus has other row numbers"
     known = [row[name] for name in old_row]
-    for new, before in zip((*tables, target_sums, context_sums), dataclasses.astuple(trained)[:4], strict=True):
-        assert (new is before is None) or torch.equal(new[known], before[list(old_row.values())])
+    assert list(state) == list(trained.state) == (["target_sums", "context_sums"] if optimizer == "rowwise_adagrad" else [])
+    for new, before in zip((*tables, *state.values()), (trained.target, trained.context, *trained.state.values()), strict=True):
+        assert torch.equal(new[known], before[list(old_row.values())])
     unknown = [name for name in row if name not in old_row]
     if optimizer == "rowwise_adagrad":
-        assert (target_sums[[row[name] for name in unknown]] == FIRST_SUM).all()
+        assert (state["target_sums"][[row[name] for name in unknown]] == FIRST_SUM).all()
     contexts_of = {name: pairs.contexts[pairs.indptr[row[name]] : pairs.indptr[row[name] + 1]] for name in row}
     for name in unknown:
         if of_known := [context for context in contexts_of[name] if context in set(known)]:
@@ -191,7 +192,7 @@ def test_a_killed_extended_run_goes_on_without_extending_again(newer, monkeypatc
     assert 0 < found.log[-1]["pairs"] < unbroken.log[-1]["pairs"]
     monkeypatch.setattr(loop, "extended_tables", lambda *_: pytest.fail("extended again"))
     resumed = train(d, pairs)
-    for one, other in zip(dataclasses.astuple(resumed)[:4], dataclasses.astuple(unbroken)[:4], strict=True):
+    for one, other in zip(*((run.target, run.context, *(run.state[name] for name in sorted(run.state))) for run in (resumed, unbroken)), strict=True):
         assert torch.equal(one, other)
     assert [row["pairs"] for row in resumed.log] == [row["pairs"] for row in unbroken.log]
     assert np.isfinite(resumed.log[-1]["loss"])

@@ -14,7 +14,7 @@ from helpers.models import kernels
 from helpers.models.sgns import PlainSGNS
 from helpers.pairs import noise
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically, rounded, to_float32
-from helpers.rows.optimizers import new_sums, rowwise_adagrad
+from helpers.rows.optimizers import new_state, rowwise_adagrad
 from helpers.training.engines import KernelEngine, new_tables
 
 RATE = 0.05
@@ -43,7 +43,7 @@ def laid_out(indptr, contexts, table, K, targets=None):
 def judged(steps, K, target, context, optimizer):
     """The tables after the plain model, by autograd, has trained the same steps as batches."""
     plain = PlainSGNS(torch.from_numpy(target), torch.from_numpy(context))
-    sums = [new_sums("rowwise_adagrad", len(target)) for _ in range(2)]
+    sums = [new_state("rowwise_adagrad", *target.shape)["sums"] for _ in range(2)]
     place = 0
     for t, positives in zip(steps[1][: steps[0]], steps[2][: steps[0]], strict=True):
         terms = torch.from_numpy(steps[3][place : place + positives * (1 + K)]).long()
@@ -57,7 +57,7 @@ def judged(steps, K, target, context, optimizer):
                 if optimizer == "sgd":
                     own -= RATE * embedding.weight.grad[touched]
                 else:
-                    rowwise_adagrad(own, embedding.weight.grad[touched], state, RATE)
+                    rowwise_adagrad(own, embedding.weight.grad[touched], {"sums": state}, RATE)
                 embedding.weight[touched], total[touched] = own, state
     return plain.target.weight.detach().numpy(), plain.context.weight.detach().numpy(), *(total.numpy() for total in sums)
 
@@ -123,7 +123,7 @@ def test_rounding():
     values = np.array([1.0, 1.00390625, 1.01171875, -3.14159, 0.0], np.float32)  # exact; a tie to even, down; a tie to even, up
     assert to_float32(rounded(values, np.dtype(np.uint16))).tolist() == [1.0, 1.0, 1.015625, -3.140625, 0.0]
     tensor = torch.full((20000,), 1.001953125)  # a quarter of the way from 1 to the next bfloat16
-    assert round_stochastically(tensor).float().mean().item() == pytest.approx(1.001953125, abs=2e-4)
+    assert round_stochastically(tensor, torch.Generator().manual_seed(0)).float().mean().item() == pytest.approx(1.001953125, abs=2e-4)
     assert torch.equal(as_tensor(as_stored(tensor.bfloat16())), tensor.bfloat16())
 
 
@@ -163,7 +163,7 @@ def test_one_thread_gives_the_same_bits_twice_in_ram_and_on_disk(row_type, tmp_p
     assert (tmp_path / "tables" / "target.npy").stat().st_size > 40 * 24 * 2
     for other in (twice, on_disk):
         assert torch.equal(once.target, other.target) and torch.equal(once.context, other.context)
-        assert torch.equal(once.target_sums, other.target_sums)
+        assert torch.equal(once.state["target_sums"], other.state["target_sums"])
     assert not torch.equal(once.target, run(config(row_type=row_type, seed=1)).target)
 
 
@@ -203,4 +203,4 @@ def test_bad_input_is_told_before_the_kernel():
     ]:
         with pytest.raises(ArtefactError, match=sentence):
             KernelEngine(c, *data, *tables)
-    assert KernelEngine(dataclasses.replace(c, optimizer="sgd"), indptr, contexts, table, *good).target_sums is None
+    assert KernelEngine(dataclasses.replace(c, optimizer="sgd"), indptr, contexts, table, *good).state == {}

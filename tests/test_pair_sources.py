@@ -380,8 +380,13 @@ def test_the_loop_trains_from_walks_and_shards(run, pairs_from, engine):
 
 def test_torch_trains_the_walks_pairs(run, monkeypatch):
     c, pairs, walk = run(pairs_from="walks", engine="torch", epochs=1)
-    seen, original = [], engines.train_batch
-    monkeypatch.setattr(engines, "train_batch", lambda *given: seen.append(given[2:4]) or original(*given))
+    seen, original = [], engines.TorchEngine._train
+
+    def spy(engine, batch, *rest):
+        seen.append([batch.rows[i].ids[batch[i]] for i in range(2)])
+        return original(engine, batch, *rest)
+
+    monkeypatch.setattr(engines.TorchEngine, "_train", spy)
     train(c, pairs)
     targets, contexts = (torch.cat(ids).numpy() for ids in zip(*seen, strict=True))
     assert np.array_equal(keys(targets, contexts), keys(*epoch_of(walk)))

@@ -13,7 +13,7 @@ from helpers.pairs.blocks import PairBlocks, part_rows
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import to_float32
 from helpers.rows.parts import HeldPart
-from helpers.training.engines import KernelEngine, SampleLoss, engine_class, new_tables
+from helpers.training.engines import KernelEngine, SampleLoss, choose_engine, new_tables
 from helpers.training.loop import train
 from tests.planted import planted
 from tests.test_kernels import RATE, graph, judged, rows
@@ -89,13 +89,13 @@ def test_training_in_parts_equals_the_plain_model(tmp_path, monkeypatch, optimiz
         for block in range(engine.blocks.blocks):
             engine.train_block(epoch, block, RATE)
     ids = torch.arange(N).view(3, -1)
-    as_it_is = engine.context_rows(ids).clone().view(N, D)
+    as_it_is = engine.look_up("context", ids).clone().view(N, D)
     engine.flush()
     targets, sizes, terms = (np.concatenate(part) for part in zip(*steps, strict=True))
     assert int(sizes.sum()) == 2 * P
     expected = judged((len(targets), targets, sizes, terms), K, *start, optimizer)
     got = [engine.target.numpy(), engine.context.numpy()]
-    got += [state.numpy() for state in (engine.target_sums, engine.context_sums) if state is not None]
+    got += [state.numpy() for state in engine.state.values()]
     for e, g in zip(expected, got, strict=False):
         np.testing.assert_allclose(g, e, atol=2e-3, rtol=5e-3)
     assert torch.equal(as_it_is, engine.context), "rows are read as they are now, held or not"
@@ -160,8 +160,10 @@ def test_a_run_in_parts_resumes_as_if_never_stopped_and_learns(tmp_path, row_typ
         train(stopped, pairs)
     assert len(calls) > 2 * PARTS
     resumed = train(stopped, pairs)
-    for name in ("target", "context", "target_sums", "context_sums"):
-        assert torch.equal(getattr(whole, name), getattr(resumed, name))
+    for ours, expected in zip((resumed.target, resumed.context), (whole.target, whole.context), strict=True):
+        assert torch.equal(ours, expected)
+    assert list(whole.state) == ["target_sums", "context_sums"]
+    assert all(torch.equal(values, resumed.state[name]) for name, values in whole.state.items())
     assert [row["loss"] for row in whole.log] == [row["loss"] for row in resumed.log]
     assert whole.log[-1]["loss"] < 0.9 * whole.log[0]["loss"]
     assert not (tmp_path / "a" / "tables").exists(), "tables that are files are gone when they are in a checkpoint"
@@ -195,4 +197,4 @@ def test_parts_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="pairs from walks"):
         pair_source(config(tmp_path, pairs_from="walks"), indptr, contexts)
     with pytest.raises(ConfigError, match="context_parts = 3 is trained by kernels alone: choose engine 'kernel' and device 'cpu'"):
-        engine_class(config(tmp_path, engine="torch"))
+        choose_engine(config(tmp_path, engine="torch"))

@@ -1,4 +1,4 @@
-"""The model and the off-loaded rows: the gradient is right, and training through the tables equals the plain model, duplicates included."""
+"""The model's loss, the warm start, smoothing, and rows in files."""
 
 import ctypes
 import mmap
@@ -12,17 +12,12 @@ import torch
 from helpers.artefacts import sha256
 from helpers.errors import ArtefactError
 from helpers.models import smoothing
-from helpers.models.sgns import PlainSGNS, sgns_loss
+from helpers.models.sgns import sgns_loss
 from helpers.models.smoothing import WARM_STARTS, choose_warm_start, column_blocks, fill_start, smooth, smooth_trained, weigh
 from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows import files
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
-from helpers.rows.optimizers import FIRST_SUM
-from helpers.rows.tables import OffloadedTable
-from helpers.training.engines import train_batch
 from tests.conftest import random_pairs
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def test_the_loss_of_one_pair_by_hand():
@@ -42,89 +37,6 @@ def test_the_gradient_equals_finite_differences():
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (3, 5), (3, 2, 5))]
     assert torch.autograd.gradcheck(sgns_loss, rows)
-
-
-def batches(N: int, steps: int, B: int, K: int, seed: int):
-    """Batches full of duplicates: of targets, of contexts, of negatives, and papers that are context and negative at once."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        yield (
-            torch.randint(0, N, (B,), generator=generator),
-            torch.randint(0, N, (B,), generator=generator),
-            torch.randint(0, N, (B, K), generator=generator),
-        )
-
-
-def train_plain(model: PlainSGNS, data, optimizer: str, lr: float) -> None:
-    """The slow, obvious run: dense gradients, every row updated by the formula; rows of zero gradient stay by themselves."""
-    tables = [model.target.weight, model.context.weight]
-    sums = [torch.full((len(table),), FIRST_SUM) for table in tables]
-    stock = torch.optim.SGD(model.parameters(), lr=lr) if optimizer == "sgd" else None
-    for batch in data:
-        model.zero_grad()
-        model(*batch).backward()
-        if stock:
-            stock.step()
-            continue
-        with torch.no_grad():
-            for table, total in zip(tables, sums, strict=True):
-                for row in range(len(table)):
-                    total[row] += (table.grad[row] ** 2).sum() / table.shape[1]
-                    table[row] -= lr * table.grad[row] / total[row] ** 0.5
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
-def test_offloaded_training_equals_the_plain_model(optimizer, device):
-    N, D, lr = 23, 7, 0.05
-    generator = torch.Generator().manual_seed(2)
-    start = [torch.randn(N, D, generator=generator) * 0.3 for _ in range(2)]
-    plain = PlainSGNS(*start)
-    train_plain(plain, batches(N, 12, 40, 3, seed=3), optimizer, lr)
-    target, context = (OffloadedTable(rows.clone(), optimizer, device) for rows in start)
-    for batch in batches(N, 12, 40, 3, seed=3):
-        train_batch(target, context, *batch, lr)
-    assert not torch.allclose(plain.target.weight, start[0], atol=1e-2), "the run must move the rows"
-    assert torch.allclose(plain.target.weight, target.rows, atol=2e-5)
-    assert torch.allclose(plain.context.weight, context.rows, atol=2e-5)
-
-
-def test_losing_a_duplicate_would_be_noticed():
-    """The comparison above can fail: a table that writes one of several duplicates (`W[ids] = rows`) ends elsewhere."""
-    rows = torch.zeros(2, 3)
-    table = OffloadedTable(rows.clone(), "sgd")
-    working = table.gather(torch.tensor([1, 1, 1]))
-    assert working.ids.tolist() == [1] and working.looked_up().shape == (3, 3)
-    working.looked_up().sum().backward()
-    table.update(working, 1.0)
-    assert table.rows.tolist() == [[0, 0, 0], [-3, -3, -3]]
-
-
-def test_rows_outside_the_batch_and_their_state_stay():
-    table = OffloadedTable(torch.ones(5, 2), "rowwise_adagrad")
-    working = table.gather(torch.tensor([[3], [1]]))
-    (working.looked_up() ** 2).sum().backward()
-    table.update(working, 0.1)
-    untouched = [0, 2, 4]
-    assert torch.equal(table.rows[untouched], torch.ones(3, 2)) and (table.sums[untouched] == FIRST_SUM).all()
-    assert (table.rows[[1, 3]] < 1).all() and (table.sums[[1, 3]] > FIRST_SUM).all()
-
-
-@pytest.mark.parametrize("bad", [-1, 5])
-def test_ids_outside_the_table_are_refused(bad):
-    with pytest.raises(IndexError, match="do not fit a table of 5 rows"):
-        OffloadedTable(torch.ones(5, 2), "sgd").gather(torch.tensor([0, bad]))
-
-
-def test_a_table_of_another_dtype_is_refused():
-    with pytest.raises(ValueError, match="float32"):
-        OffloadedTable(torch.ones(5, 2, dtype=torch.float16), "sgd")
-
-
-@pytest.mark.gpu
-def test_rows_are_page_locked_where_there_is_a_gpu():
-    table = OffloadedTable(torch.ones(5, 2), "rowwise_adagrad", "cuda")
-    assert table.rows.is_pinned() and table.sums.is_pinned() and table.rows.device.type == "cpu"
 
 
 def smooth_plainly(indptr, contexts, rows, weights):
@@ -201,19 +113,6 @@ def test_reach_smooths_trained_rows_without_what_they_share():
     assert np.allclose(got, expected, atol=1e-5) and not got[~paired].any()
     stored = Float32Rows(rounded(rows, np.dtype(np.uint16)))
     assert np.allclose(np.concatenate([block for _, block in smooth_trained(indptr, contexts, stored, 3)], axis=1), got, atol=0.02)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
-def test_offloaded_rows_of_bfloat16_train_like_float32(optimizer):
-    start = [torch.randn(23, 64, generator=torch.Generator().manual_seed(seed)).bfloat16() * 0.3 for seed in (1, 2)]
-    ends = []
-    for rows in ([table.float() for table in start], [table.clone() for table in start]):
-        tables = [OffloadedTable(table, optimizer) for table in rows]
-        for batch in batches(23, 12, 40, 3, seed=3):
-            train_batch(*tables, *batch, 0.05)
-        ends.append(tables[0].rows.float())
-    assert tables[0].rows.dtype == torch.bfloat16
-    assert (ends[1] - ends[0]).norm() < 0.1 * (ends[0] - start[0].float()).norm()
 
 
 @pytest.mark.parametrize("shape", [(10, 3), (10,), (1, 5), (0, 4)])

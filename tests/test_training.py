@@ -77,24 +77,23 @@ def test_tensorboard_holds_the_curves(run):
 def test_cold_training_through_the_loop_equals_the_plain_model(run):
     """The whole loop (blocks, shuffling, noise, rate, batches) against PlainSGNS fed the same batches."""
     from helpers.models.sgns import PlainSGNS
-    from helpers.training.engines import new_tables
+    from helpers.training.engines import TorchEngine, new_tables
 
     c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05, engine="torch", row_type="float32")
-    seen, original = [], engines.train_batch
+    seen, original = [], TorchEngine._train
 
-    def spy(target, context, *batch_and_rate):
-        seen.append(batch_and_rate)
-        return original(target, context, *batch_and_rate)
+    def spy(engine, batch, before, rate, seed):
+        targets, contexts = (batch.rows[i].ids[batch[i]] for i in range(2))
+        seen.append((targets, contexts, batch.rows[1].ids[batch.negatives], rate))
+        return original(engine, batch, before, rate, seed)
 
-    engines.train_batch = spy
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchEngine, "_train", spy)
         result = train(c, pairs)
-    finally:
-        engines.train_batch = original
     plain = PlainSGNS(*new_tables(c, pairs.indptr, pairs.contexts))
     for targets, contexts, negatives, rate in seen:
         plain.zero_grad()
-        plain(targets, contexts, negatives).backward()
+        plain(targets, contexts, negatives.expand(len(targets), -1), c.negatives / c.shared_negatives).backward()
         torch.optim.SGD(plain.parameters(), lr=rate).step()
     assert torch.allclose(plain.target.weight, result.target, atol=1e-5)
     assert torch.allclose(plain.context.weight, result.context, atol=1e-5)
@@ -105,7 +104,12 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
 
 @pytest.mark.parametrize(
     ("optimizer", "more"),
-    [("sgd", {"threads": 1}), ("rowwise_adagrad", {"threads": 1, "tables_on_disk": True}), ("rowwise_adagrad", {"engine": "torch"})],
+    [
+        ("sgd", {"threads": 1}),
+        ("rowwise_adagrad", {"threads": 1, "tables_on_disk": True}),
+        ("rowwise_adagrad", {"engine": "torch"}),
+        ("adam", {}),
+    ],
 )
 def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     rate = 0.02 if optimizer == "sgd" else 0.1
@@ -135,7 +139,7 @@ def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     assert (resumed.epoch, resumed.block) == (4, 0)
     assert torch.equal(unbroken.target, resumed.target) and torch.equal(unbroken.context, resumed.context)
     if optimizer == "rowwise_adagrad":
-        assert torch.equal(unbroken.target_sums, resumed.target_sums)
+        assert torch.equal(unbroken.state["target_sums"], resumed.state["target_sums"])
     columns = ("epoch", "block", "pairs", "learning_rate", "loss")
     assert [[row[name] for name in columns] for row in log_of(c)] == [[row[name] for name in columns] for row in log_of(d)]
 

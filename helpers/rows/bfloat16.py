@@ -23,9 +23,9 @@ def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def round_stochastically(values: torch.Tensor) -> torch.Tensor:
+def round_stochastically(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """float32 values as bfloat16, each rounded up with the probability of its remainder, so that small steps are not lost; any shape."""
-    random = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device)
+    random = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     return ((values.view(torch.int32) + random) & -65536).view(torch.float32).to(torch.bfloat16)
 
 

@@ -11,7 +11,9 @@ from helpers.config import Config
 from helpers.errors import ArtefactError
 from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows.bfloat16 import ROW_TYPES
+from helpers.rows.transfer import aligned_empty
 
+TABLES = ("target", "context")
 SHARD_BYTES = 1 << 28
 PIECE = 1 << 16  # rows
 
@@ -26,7 +28,7 @@ def empty_table(config: Config, name: str, N: int) -> np.ndarray:
     shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
     # every pair draws contexts from everywhere: they are on the disk only where they are trained in parts
     if not config.tables_on_disk or (name == "context" and config.context_parts == 1):
-        return np.empty(shape, dtype)
+        return aligned_empty(shape, dtype)
     with sentences_for_disk_errors(config.folder("tables")):
         config.folder("tables").mkdir(parents=True, exist_ok=True)
         return only_what_is_asked(new_array(config.folder("tables") / f"{name}.npy", dtype, shape))

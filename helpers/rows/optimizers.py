@@ -1,27 +1,70 @@
-"""Optimisers of rows: each updates some rows in place from their summed gradients and, where it has one, a state value a row."""
+"""Optimisers of rows: each updates some rows in place from their summed gradients, and what it keeps of each row."""
 
+import numpy as np
 import torch
 
+from helpers.rows.transfer import aligned_empty
+
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
+# Every one of torch.optim that looks at each value by itself, by the name of a setting.
+STOCK = {name.lower(): getattr(torch.optim, name) for name in (
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
+)}  # fmt: skip
 
 
-def sgd(rows: torch.Tensor, gradient: torch.Tensor, sums: None, learning_rate: float) -> None:
+def sgd(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
     """rows -= learning_rate * gradient; rows, gradient: float32 (U, D)."""
     rows.sub_(gradient, alpha=learning_rate)
 
 
-def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor, learning_rate: float) -> None:
+def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
     """Adagrad with one sum a row: sums += mean_j g_j^2, rows -= learning_rate * g / sqrt(sums) (FBGEMM's EXACT_ROWWISE_ADAGRAD).
 
-    rows, gradient: float32 (U, D); sums: float32 (U,), updated too.
+    rows, gradient: float32 (U, D); state["sums"]: float32 (U,), updated too.
     """
-    sums += gradient.square().mean(dim=1)
-    rows.sub_(gradient * (learning_rate / sums.sqrt()).unsqueeze(1))
+    state["sums"] += gradient.square().mean(dim=1)
+    rows.sub_(gradient * (learning_rate / state["sums"].sqrt()).unsqueeze(1))
 
 
-def new_sums(optimizer: str, N: int) -> torch.Tensor | None:
-    """The optimiser's state of N rows at the start: float32 (N,), or None where it has none."""
-    return torch.full((N,), FIRST_SUM) if optimizer == "rowwise_adagrad" else None
+def stock(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
+    """A step of an optimiser of torch.optim on the rows of a batch, each with a step count, and so a bias correction, of its own.
+
+    rows, gradient: float32 (U, D); state: what `new_state` makes, of these rows; all but gradient are updated.
+    """
+    # Rows whose values of the whole row (step count, ...) are the same are one parameter; a row's first state is the optimiser's own.
+    of_rows, of_values = ([name for name in state if state[name].dim() == dim] for dim in (1, 2))
+    alike, group = torch.unique(torch.stack([state[name] for name in of_rows], dim=1), dim=0, return_inverse=True)
+    order, sizes, alike = torch.argsort(group), torch.bincount(group), alike.cpu()
+    parts = {name: values[order].split(sizes.tolist()) for name, values in {"": rows, "grad": gradient, **state}.items()}
+    parameters = [torch.nn.Parameter(part) for part in parts[""]]
+    trained = STOCK[optimizer](parameters, lr=learning_rate, foreach=False)
+    for i, parameter in enumerate(parameters):
+        parameter.grad = parts["grad"][i]
+        if parts["step"][i][0] > 0:
+            trained.state[parameter] = {name: parts[name][i] for name in of_values} | dict(zip(of_rows, alike[i], strict=True))
+    trained.step()
+    rows[order] = torch.cat([parameter.detach() for parameter in parameters])
+    for name in of_values:
+        state[name][order] = torch.cat([trained.state[parameter][name] for parameter in parameters])
+    for name in of_rows:
+        new = torch.tensor([float(trained.state[parameter][name]) for parameter in parameters], device=rows.device)
+        state[name][order] = new.repeat_interleave(sizes)
 
 
-UPDATES = {"sgd": sgd, "rowwise_adagrad": rowwise_adagrad}
+def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
+    """One step of the optimiser on rows float32 (U, D) with their summed gradients float32 (U, D) and state; in place."""
+    if optimizer in STOCK:
+        stock(optimizer, rows, gradient, state, learning_rate)
+    else:
+        {"sgd": sgd, "rowwise_adagrad": rowwise_adagrad}[optimizer](rows, gradient, state, learning_rate)
+
+
+def new_state(optimizer: str, N: int, D: int) -> dict[str, torch.Tensor]:
+    """What an optimiser keeps of N rows of D values at the start: float32 (N,) or (N, D), by name; nothing for SGD."""
+    if optimizer not in STOCK:
+        return {"sums": torch.from_numpy(aligned_empty((N,), np.float32)).fill_(FIRST_SUM)} if optimizer == "rowwise_adagrad" else {}
+    trial = torch.nn.Parameter(torch.ones(1, 2))
+    trial.grad = torch.ones(1, 2)
+    trained = STOCK[optimizer]([trial])
+    trained.step()
+    return {name: torch.zeros((N, D) if values.dim() > 1 else (N,)) for name, values in trained.state[trial].items()}

@@ -1,59 +1,156 @@
-"""Off-loaded rows: a table too large for the GPU stays in CPU memory, and only the rows of a batch, with their state, visit the device."""
+"""Tables of rows in spans: the hottest rows in device memory, the others at home, in host memory or a file, visiting batch by batch."""
 
 import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from helpers.rows import optimizers
 from helpers.rows.bfloat16 import round_stochastically
-from helpers.rows.optimizers import UPDATES, new_sums
+from helpers.rows.transfer import PinnedRows, kernels_work
 
 
 @dataclasses.dataclass
-class WorkingRows:
-    """A batch's rows on the compute device."""
+class Working:
+    """A batch's rows on the device: ids int64 (U,), different, ascending; parts: rows and state, each (U, ...), as they are stored."""
 
-    ids: torch.Tensor  # int64 (U,), the different rows of the batch, ascending, on the CPU
-    rows: torch.Tensor  # float32 (U, D), a leaf whose gradient sums over duplicates
-    index: torch.Tensor  # int64, the shape of the ids asked for: which of `rows` each of them is
+    ids: torch.Tensor
+    hot: int  # so many of them, the first, live in device memory
+    parts: dict[str, torch.Tensor]
+    ready: Future | None = None  # of what comes from home beside the training
+    mine: torch.Tensor | None = None  # which of these come from the batch before instead, and
+    theirs: torch.Tensor | None = None  # which they are there
+    going: torch.Tensor | None = None  # which are written home: all but those that the next batch has, too
 
-    def looked_up(self) -> torch.Tensor:
-        """The rows in the order asked for, float32 (*shape of the ids, D)."""
-        return torch.nn.functional.embedding(self.index, self.rows)
 
+class Table:
+    """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
-class OffloadedTable:
-    """N rows of D values in CPU memory (page-locked where the device is a GPU), gathered, trained and written back batch by batch.
-
-    rows: float32 or bfloat16 (N, D) on the CPU, taken over, not copied (but for page-locking); optimizer: a name in UPDATES.
-    A batch trained through it gives the same table as a dense `nn.Embedding` with the same optimiser: duplicates of a row are summed first.
+    rows: float32 or bfloat16 (N, D) on the CPU, memory-mapped (`mapped`) or not; state: by name, (N,) or (N, D); both are used in place,
+    and up to date after `flush`. ahead: while a batch is trained, a thread writes the rows of the batch before home and fetches the next
+    one's: the same bits as without (the overlap of two batches never goes home in between). Nothing checks ids: the engine has, once.
     """
 
-    def __init__(self, rows: torch.Tensor, optimizer: str, device: torch.device | str = "cpu", sums: torch.Tensor | None = None):
-        if rows.dtype not in (torch.float32, torch.bfloat16) or rows.dim() != 2 or rows.device.type != "cpu":
-            raise ValueError(f"rows must be float32 or bfloat16 (N, D) on the CPU, not {rows.dtype} {tuple(rows.shape)} on {rows.device}")
-        self.device = torch.device(device)
-        lock = torch.Tensor.pin_memory if self.device.type == "cuda" else lambda tensor: tensor
-        self.rows = lock(rows)
-        sums = new_sums(optimizer, len(rows)) if sums is None else sums
-        self.sums = None if sums is None else lock(sums)  # float32 (N,) or None
-        self._update = UPDATES[optimizer]
+    def __init__(
+        self, rows, optimizer: str, state=None, device="cpu", hot: int = 0, ahead: bool = False, mapped: bool = False, direct=None
+    ):
+        self.device, self.optimizer, self.hot = torch.device(device), optimizer, hot
+        self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
+        self._hot = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
+        cold = self.home.items() if hot < len(rows) else ()
+        self._cold = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in cold}
+        self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
+        self._queue = ThreadPoolExecutor(1) if ahead and cold else None
+        self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
+        self._leaving = None  # the working rows whose way home the next `ask` begins
 
-    def gather(self, ids: torch.Tensor) -> WorkingRows:
-        """The rows of `ids` (int64, any shape, duplicates welcome) on the device, ready for autograd; IndexError for an id outside."""
-        unique, index = torch.unique(ids, return_inverse=True)
-        if len(unique) and not (0 <= unique[0] and unique[-1] < len(self.rows)):  # a negative id would index from the end
-            raise IndexError(f"ids from {unique[0]} to {unique[-1]} do not fit a table of {len(self.rows)} rows")
-        rows = self.rows.index_select(0, unique).to(self.device).float()
-        return WorkingRows(unique, rows.requires_grad_(), index.to(self.device))
+    def ask(self, ids: torch.Tensor, before: Working | None = None) -> Working:
+        """Have rows of `ids` (int64 (U,), different, ascending, on the device) gathered; ahead: while `before`, not yet trained, is."""
+        hot = int(torch.searchsorted(ids, self.hot)) if self._cold else len(ids)
+        parts = {name: torch.empty((len(ids), *part.shape[1:]), dtype=part.dtype, device=self.device) for name, part in self.home.items()}
+        working, new = Working(ids, hot, parts), torch.arange(hot, len(ids), device=self.device)
+        working.going = new
+        if not self._queue:
+            before = None
+        if before:
+            place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
+            shared = before.ids[place] == ids
+            shared[:hot] = False
+            working.mine, working.theirs = shared.nonzero().flatten(), place[shared]
+            new = new[~shared[hot:]]
+            stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device)
+            stay[working.theirs] = True
+            before.going = before.going[~stay[before.hot :]]
+        leaving, self._leaving = self._leaving, before
+        self._submit(working, lambda: (self._send_home(leaving), self._fetch(working, new)))
+        return working
 
-    @torch.no_grad()
-    def update(self, working: WorkingRows, learning_rate: float) -> None:
-        """One optimiser step on gathered rows, from the gradient that `backward` left on them; rows and state are written back."""
-        rows, sums = working.rows.detach(), None
-        if self.sums is not None:
-            sums = self.sums.index_select(0, working.ids).to(self.device)
-        self._update(rows, working.rows.grad, sums, learning_rate)
-        rows = round_stochastically(rows) if self.rows.dtype == torch.bfloat16 else rows
-        self.rows.index_copy_(0, working.ids, rows.cpu())
-        if sums is not None:
-            self.sums.index_copy_(0, working.ids, sums.cpu())
+    def arrive(self, working: Working, before: Working | None = None) -> torch.Tensor:
+        """Wait for rows asked for, `before` having been trained; returns them, as stored (U, D), to be read until `train`."""
+        if working.ready:
+            working.ready.result()
+        for name, part in working.parts.items():
+            part[: working.hot] = self._hot[name][working.ids[: working.hot]]
+            if working.mine is not None:
+                part[working.mine] = before.parts[name][working.theirs]
+        return working.parts["rows"]
+
+    def train(self, working: Working, gradient: torch.Tensor, learning_rate: float, seed: int) -> None:
+        """One step of the optimiser from the gradient float32 (U, D), summed over duplicates; bfloat16 is rounded by the seed."""
+        rows, state = working.parts["rows"], {name: part for name, part in working.parts.items() if name != "rows"}
+        if self._fused:
+            _train_fused(rows, gradient, state.get("sums"), learning_rate, seed)
+        else:
+            values = rows.float()
+            optimizers.update(self.optimizer, values, gradient, state, learning_rate)
+            if rows.dtype == torch.bfloat16:
+                values = round_stochastically(values, torch.Generator(self.device).manual_seed(seed))
+            rows.copy_(values)
+        for name, part in working.parts.items():
+            self._hot[name][working.ids[: working.hot]] = part[: working.hot]
+        if self._leaving is not working:  # no batch was asked for meanwhile
+            self._settle()
+        self._leaving = working
+        if not self._queue:
+            self._settle()
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of `ids` (int64, any shape, on the CPU, duplicates welcome) as they are now, float32 (*shape, D) on the CPU."""
+        self._settle()
+        unique, index = torch.unique(ids.to(self.device), return_inverse=True)
+        working = self.ask(unique)
+        return self.arrive(working)[index].float().cpu()
+
+    def flush(self) -> None:
+        """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
+        self._settle()
+        for name, part in self._hot.items():
+            self.home[name][: self.hot].copy_(part)
+
+    def _settle(self) -> None:
+        # what was trained last goes home, too
+        if self._leaving:
+            last, self._leaving = self._leaving, None
+            self._submit(last, lambda: self._send_home(last))
+            if last.ready:
+                last.ready.result()
+
+    def _submit(self, working: Working, job) -> None:
+        if not self._queue:
+            job()
+            return
+        # The device's memory is given out again in the order of the training: what was in it must be done with before it is filled.
+        ready = torch.cuda.current_stream().record_event() if self._stream else None
+
+        def beside():
+            if not self._stream:
+                return job()
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(ready)
+                job()
+                self._stream.synchronize()
+
+        working.ready = self._queue.submit(beside)
+
+    def _fetch(self, working: Working, new: torch.Tensor) -> None:
+        ids = working.ids[new]
+        for name, rows in self._cold.items():
+            part = working.parts[name]
+            if len(new) == len(part) - working.hot:
+                rows.gather(ids, part[working.hot :])
+            else:
+                part[new] = rows.gather(ids, torch.empty((len(new), *part.shape[1:]), dtype=part.dtype, device=self.device))
+
+    def _send_home(self, working: Working | None) -> None:
+        for name, rows in self._cold.items() if working else ():
+            rows.scatter(working.ids[working.going], working.parts[name][working.going])
+
+
+def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor | None, learning_rate: float, seed: int) -> None:
+    from helpers.rows import gpu_kernels
+
+    U, D = rows.shape
+    stored, adagrad = rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows, sums is not None
+    if U:
+        how = adagrad, rows.dtype == torch.bfloat16, 1 << (D - 1).bit_length()
+        gpu_kernels.update[(U,)](stored, gradient, sums if adagrad else gradient, learning_rate, seed, D, *how)

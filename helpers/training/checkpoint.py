@@ -9,17 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sha256, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import RowFiles, empty_table, write_rows
+from helpers.rows.files import TABLES, RowFiles, empty_table, write_rows
+from helpers.rows.transfer import aligned_empty
 
 NOTEBOOK = "notebook 03_train_embeddings"
-TABLES, SUMS = ("target", "context"), ("target_sums", "context_sums")
 KEPT = 2
 LAST_TRIES = 5  # of the copy of a finished run's checkpoint, a minute in all
 LONGEST_PAUSE = 300  # seconds between two tries of a copy
@@ -29,12 +28,11 @@ Keep = Callable[[Path], None]
 
 @dataclasses.dataclass
 class Checkpoint:
-    """A run's state: rows bfloat16 or float32 (N, D), optimiser sums float32 (N,) or None, and how far it is."""
+    """A run's state: rows bfloat16 or float32 (N, D), what the optimiser keeps of each, and how far it is."""
 
     target: torch.Tensor | RowFiles  # a tensor to train on; files, memory-mapped, to read
     context: torch.Tensor | RowFiles
-    target_sums: torch.Tensor | None
-    context_sums: torch.Tensor | None
+    state: dict[str, torch.Tensor]  # "target_sums", ...: float32 (N,) or (N, D); empty to read
     epoch: int  # epochs done
     block: int  # blocks of the next one that are done
     log: list[dict]  # the rows of log.csv so far
@@ -152,9 +150,8 @@ class Checkpoints:
         engine.flush()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(path))
-            for name in (*TABLES, *SUMS):
-                if (values := getattr(engine, name)) is not None:
-                    write_rows(folder, name, as_stored(values))
+            for name, values in {"target": engine.target, "context": engine.context, **engine.state}.items():
+                write_rows(folder, name, as_stored(values))
             rest = stack.pop_all()
         self._finished = self._writer.submit(self._finish, rest, folder, path, facts)
 
@@ -196,14 +193,15 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
             else:
                 path = _copied(path, config.folder("checkpoints")) if path.parent == elsewhere else path
                 tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
-                sums = [_tensor(config, path, name, manifest) if to_train else None for name in SUMS]
+                kept = sorted({file.rsplit("-", 1)[0] for file in manifest["files"]} - set(TABLES)) if to_train else ()
+                state = {name: _tensor(config, path, name, manifest) for name in kept}
         except ArtefactError as error:
             damaged += 1
             print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
         if refusal:
             raise ArtefactError(refusal)
-        return Checkpoint(*tables, *sums, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
+        return Checkpoint(*tables, state, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
     if damaged:
         advice = "put a whole one there, or delete that folder to train from the beginning"
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: {advice}.")
@@ -239,12 +237,10 @@ def _copied(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tensor | None:
-    """A table or its sums, verified, where this run trains them (`empty_table`); None where the run has no such table."""
-    if not any(file.startswith(f"{name}-") for file in manifest["files"]):
-        return None
+def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tensor:
+    # a table or what the optimiser keeps of it, verified, where this run trains them (`empty_table`)
     files = RowFiles(path, name)
-    stored = empty_table(config, name, len(files)) if name in TABLES else np.empty(files.shape, files.dtype)
+    stored = empty_table(config, name, len(files)) if name in TABLES else aligned_empty(files.shape, files.dtype)
     files.read_into(stored, {file: facts["sha256"] for file, facts in manifest["files"].items()})
     return as_tensor(stored)
 

@@ -1,27 +1,33 @@
-"""The two ways to train a block of pairs: numba kernels on CPU cores, and torch in batches through off-loaded tables (on any device)."""
+"""The two ways to train a block of pairs: numba kernels on CPU cores, and torch in batches through tables in spans (on any device)."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from helpers.config import Config
-from helpers.errors import ArtefactError, ConfigError, TrainingError
+from helpers.errors import ArtefactError, ConfigError, TrainingError, in_a_line
+from helpers.memory import available_gpu, batch_bytes, place
 from helpers.models import kernels
-from helpers.models.sgns import sgns_loss
+from helpers.models.sgns import sgns_loss, shared_gradients
 from helpers.models.smoothing import fill_start
 from helpers.pairs import noise
 from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.shards import pair_source
 from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import empty_table
-from helpers.rows.optimizers import new_sums
+from helpers.rows.files import TABLES, empty_table
+from helpers.rows.optimizers import STOCK, new_state
 from helpers.rows.parts import HeldPart
-from helpers.rows.tables import OffloadedTable
+from helpers.rows.tables import Table, Working
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
+CHUNK = 4096  # pairs that share their negatives
+LEAST_STEPS = 256  # of the torch engine an epoch: a small graph is trained in smaller batches
 LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
 
 
@@ -50,26 +56,19 @@ def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise
 class Engine:
     """What both share: two tables, up to date after `flush`, and pairs, whose negatives are drawn from (seed, epoch, block) alone.
 
-    target, context: torch (N, D) on the CPU, changed in place; sums: their optimiser state float32 (N,), or None to start anew; source:
-    where the pairs come from, None for what config.pairs_from makes of this CSR.
+    target, context: torch (N, D) on the CPU, changed in place; state: what the optimiser keeps, float32 (N,) or (N, D), by table and name
+    ("target_sums"), or None to start anew; source: where the pairs come from, None for what config.pairs_from makes of this CSR.
     """
 
-    def __init__(self, config, indptr, contexts, noise_table, target, context, target_sums=None, context_sums=None, source=None):
+    def __init__(self, config, indptr, contexts, noise_table, target, context, state=None, source=None):
         check_inputs(config, indptr, contexts, noise_table, target, context)
         self.config, self.noise, self.target, self.context = config, noise_table, target, context
-        sums = [new_sums(config.optimizer, len(target)) if given is None else given for given in (target_sums, context_sums)]
-        self.target_sums, self.context_sums = sums
+        new = [(table, name, values) for table in TABLES for name, values in new_state(config.optimizer, *target.shape).items()]
+        self.state = {f"{table}_{name}": values for table, name, values in new} if state is None else state
         self.blocks: PairSource = source or pair_source(config, indptr, contexts)
-        self._held = None  # the part of the contexts that is in memory, where they are trained in parts
 
     def flush(self) -> None:
-        """Bring target, context and their sums up to date: before a checkpoint or an evaluation."""
-        if self._held:
-            self._held.flush()
-
-    def context_rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """The context rows of `ids` (int64, any shape) as they are now, (*shape, D)."""
-        return as_tensor(self._held[ids.numpy()]) if self._held else self.context[ids]
+        """Bring target, context and their state up to date: before a checkpoint or an evaluation."""
 
 
 class KernelEngine(Engine):
@@ -80,9 +79,20 @@ class KernelEngine(Engine):
         self.threads = config.threads or os.cpu_count()
         self._rooms = [None] * self.threads
         self._tables = as_stored(self.target), as_stored(self.context)
-        self._sums = [np.empty(0, np.float32) if sums is None else sums.numpy() for sums in (self.target_sums, self.context_sums)]
+        self._sums = [self.state[f"{table}_sums"].numpy() if self.state else np.empty(0, np.float32) for table in TABLES]
+        self._held = None  # the part of the contexts that is in memory, where they are trained in parts
         if self.blocks.parts > 1:
             self._held, self._degree = HeldPart(self._tables[1], self._sums[1], self.blocks.parts), np.diff(indptr)
+
+    def flush(self) -> None:
+        """Bring target, context and their state up to date."""
+        if self._held:
+            self._held.flush()
+
+    def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D); table: target or context."""
+        rows = as_tensor(self._held[ids.numpy()]) if self._held and table == "context" else getattr(self, table)[ids]
+        return rows.float()
 
     def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part."""
@@ -124,41 +134,129 @@ class KernelEngine(Engine):
         return pairs
 
 
-class TorchEngine(Engine):
-    """Trains by torch in batches of config.batch_pairs, through off-loaded tables: the way to a GPU."""
+class Batch(NamedTuple):
+    """Some pairs, their negatives, and the rows of them all: targets, contexts int64 (B,), negatives int64 (n, S), places in those rows."""
 
-    def __init__(self, config, *tables, **given):
-        super().__init__(config, *tables, **given)
-        kept = (self.target, self.target_sums), (self.context, self.context_sums)
-        self.tables = [OffloadedTable(rows, config.optimizer, pick_device(config), sums) for rows, sums in kept]
-        (self.target, self.target_sums), (self.context, self.context_sums) = ((table.rows, table.sums) for table in self.tables)
+    targets: torch.Tensor
+    contexts: torch.Tensor
+    negatives: torch.Tensor
+    rows: tuple[Working, Working]
+
+
+class TorchEngine(Engine):
+    """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
+
+    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
+    is free beside a batch; ahead: rows travel while others are trained, None = on a GPU; direct: kernels move them, None = if faster.
+    """
+
+    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead: bool | None = None, direct: bool | None = None, **given):
+        super().__init__(config, indptr, *tables, **given)
+        N, D = self.target.shape
+        self.device = pick_device(config)
+        on_gpu = self.device.type == "cuda"
+        self.pairs = min(config.batch_pairs, max(CHUNK, self.blocks.pairs // LEAST_STEPS))  # of a batch
+        if gpu is None:
+            gpu = max(0, available_gpu(config.gpu_memory) - batch_bytes(self.pairs, N, D, config.shared_negatives)) if on_gpu else 0
+        kept = sum(values[:1].nbytes for name, values in self.state.items() if name.startswith("target"))
+        spans = place(N, self.target[:1].nbytes + kept, gpu, 0)
+        self.hot = {
+            table: next((last for of, where, _, last in spans if where == "GPU memory" and of == f"{table}s"), 0) for table in TABLES
+        }
+        self.ahead = on_gpu if ahead is None else ahead
+        self.tables = []
+        for table in TABLES:
+            state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
+            mapped = bool(config.tables_on_disk) and table == "target"
+            where = self.device, self.hot[table], self.ahead, mapped, direct
+            self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
+        self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
+        self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
+        self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
+
+    def flush(self) -> None:
+        """Bring target, context and their state up to date."""
+        for table in self.tables:
+            table.flush()
+
+    def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the CPU; table: target or context."""
+        return self.tables[TABLES.index(table)].read(ids)
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
-        """Train the block's pairs once, in a random order; returns how many they are."""
-        targets, contexts = self.blocks.block(epoch, block)
-        generator = self.blocks.generator(epoch, block)
-        shuffled = generator.permutation(len(targets))  # a block is grouped by target: a batch should not be one hub alone
-        targets, contexts = targets[shuffled].astype(np.int64), contexts[shuffled].astype(np.int64)
-        torch.manual_seed(int(generator.integers(2**63)))  # of stochastic rounding
-        for first in range(0, len(targets), self.config.batch_pairs):
-            batch = slice(first, first + self.config.batch_pairs)
-            negatives = noise.draw(self.noise, (len(targets[batch]), self.config.negatives), generator)
-            train_batch(*self.tables, *(torch.from_numpy(ids) for ids in (targets[batch], contexts[batch], negatives)), learning_rate)
-            progress(len(targets[batch]))
+        """Train the block's pairs once, in a random order; returns how many they are. TrainingError where the GPU gives up."""
+        with gpu_errors_told(self):
+            targets, contexts = self._pairs(epoch, block)
+            seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
+            generator = torch.Generator(self.device).manual_seed(seed)
+            order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
+            parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
+            before, batch, step = None, self._ask(next(parts, None), generator), 2 * seed
+            while batch:
+                following = self._ask(next(parts, None), generator, batch) if self.ahead else None
+                self._train(batch, before, learning_rate, step)
+                progress(len(batch.targets))
+                before, batch = batch, following if self.ahead else self._ask(next(parts, None), generator)
+                step = (step + 2) & 0x7FFFFFFF
         return len(targets)
 
+    def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
+        # a block's targets and contexts, int32 (B,), on the device; the next block is read beside the training of this one
+        on_gpu = self.device.type == "cuda"
 
-def train_batch(target: OffloadedTable, context: OffloadedTable, targets, contexts, negatives, learning_rate: float) -> float:
-    """One step on pairs targets int64 (B,), contexts int64 (B,) with negatives int64 (B, K), all on the CPU; returns the summed loss."""
-    B = len(targets)
-    of_targets = target.gather(targets)
-    of_contexts = context.gather(torch.cat([contexts, negatives.flatten()]))  # once: a paper may be context and negative of one batch
-    looked_up = of_contexts.looked_up()
-    loss = sgns_loss(of_targets.looked_up(), looked_up[:B], looked_up[B:].view(*negatives.shape, -1))
-    loss.backward()
-    target.update(of_targets, learning_rate)
-    context.update(of_contexts, learning_rate)
-    return loss.item()
+        def read(block):
+            return [torch.from_numpy(ids).pin_memory() if on_gpu else torch.from_numpy(ids) for ids in self.blocks.block(epoch, block)]
+
+        reading = self._read_ahead.pop((epoch, block), None) or self._reader.submit(read, block)
+        if block + 1 < self.blocks.blocks:
+            self._read_ahead = {(epoch, block + 1): self._reader.submit(read, block + 1)}
+        return (ids.to(self.device, non_blocking=True) for ids in reading.result())
+
+    def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
+        if pairs is None:
+            return None
+        size = -(-len(pairs[0]) // CHUNK), self.config.shared_negatives
+        papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
+        kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
+        negatives = torch.where(kept, papers, self._alias[papers].long())
+        asked, places = [], []
+        for i, ids in enumerate((pairs[0].long(), torch.cat([pairs[1].long(), negatives.flatten()]))):
+            unique, index = torch.unique(ids, return_inverse=True)  # once: a paper may be context and negative of one batch
+            asked.append(self.tables[i].ask(unique, before and before.rows[i]))
+            places.append(index)
+        B = len(pairs[0])
+        return Batch(places[0], places[1][:B], places[1][B:].view(size), tuple(asked))
+
+    def _train(self, batch: Batch, before: Batch | None, learning_rate: float, seed: int) -> None:
+        B, chunks, D = len(batch.targets), len(batch.negatives), self.target.shape[1]
+        more = -B % chunks  # that fill the chunks up, and count nothing
+        rows = [table.arrive(batch.rows[i], before and before.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
+        present = (torch.arange(B + more, device=self.device) < B).float().view(chunks, -1)
+        looked_up = [of[torch.nn.functional.pad(ids, (0, more))].view(chunks, -1, D) for of, ids in zip(rows, batch[:2], strict=True)]
+        weight = self.config.negatives / self.config.shared_negatives
+        gradients = [part.view(-1, D).float() for part in shared_gradients(*looked_up, rows[1][batch.negatives], weight, present)]
+        of_targets = torch.zeros(rows[0].shape, device=self.device).index_add_(0, batch.targets, gradients[0][:B])
+        of_contexts = torch.zeros(rows[1].shape, device=self.device).index_add_(0, batch.contexts, gradients[1][:B])
+        of_contexts.index_add_(0, batch.negatives.flatten(), gradients[2])
+        for i, gradient in enumerate((of_targets, of_contexts)):
+            self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
+
+
+@contextlib.contextmanager
+def gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
+    """Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows = sum(hot * table.home["rows"][:1].nbytes for hot, table in zip(engine.hot.values(), engine.tables, strict=True)) / 1e9
+        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
+        told = f"GPU memory ran out ({rows:.1f} GB of rows there, batches of {engine.pairs:,} pairs)"
+        raise TrainingError(f"{told}: run this again with {fits}; the last checkpoint is untouched.") from error
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        told = f"The GPU failed ({in_a_line(error)})"
+        raise TrainingError(f"{told}: restart the runtime and run this again; the last checkpoint is untouched.") from error
 
 
 def pick_device(config: Config) -> torch.device:
@@ -169,12 +267,19 @@ def pick_device(config: Config) -> torch.device:
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
-def engine_class(config: Config) -> type:
-    """KernelEngine on a CPU, TorchEngine on a GPU or where config.engine asks for it; ConfigError where it has to be the other."""
-    by_torch = config.engine == "torch" or pick_device(config).type == "cuda"
-    if by_torch and config.context_parts > 1:
+def choose_engine(config: Config) -> tuple[type, str]:
+    """The engine and why: TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
+    stock = config.optimizer in STOCK
+    if config.engine == "kernel" and stock:
+        raise ConfigError(f"optimizer = {config.optimizer!r} is trained by torch alone: choose engine 'torch' or 'auto'.")
+    if config.engine == "kernel":
+        return KernelEngine, "numba kernels on CPU cores, as asked for"
+    why = "as asked for" if config.engine == "torch" else f"for optimizer {config.optimizer}" if stock else ""
+    if pick_device(config).type == "cuda":
+        why = f"on {torch.cuda.get_device_name()}"
+    if why and config.context_parts > 1:
         raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel' and device 'cpu'.")
-    return TorchEngine if by_torch else KernelEngine
+    return (TorchEngine, f"torch in batches, {why}") if why else (KernelEngine, "numba kernels on CPU cores, as there is no GPU in use")
 
 
 class SampleLoss:
@@ -189,5 +294,5 @@ class SampleLoss:
 
     def __call__(self, engine: Engine) -> float:
         """The loss a pair with the rows of an engine as they are now."""
-        rows = engine.target[self.targets].float(), *(engine.context_rows(ids).float() for ids in (self.contexts, self.negatives))
+        rows = engine.look_up("target", self.targets), *(engine.look_up("context", ids) for ids in (self.contexts, self.negatives))
         return float(sgns_loss(*rows)) / max(len(self.targets), 1)

@@ -8,9 +8,9 @@ from helpers.corpus.citations import row_ranges
 from helpers.errors import ArtefactError
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import as_tensor, rounded, to_float32
-from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
-from helpers.rows.optimizers import new_sums
-from helpers.training.checkpoint import SUMS, TABLES, trained_checkpoint
+from helpers.rows.files import PIECE, TABLES, RowFiles, empty_table, pieces
+from helpers.rows.optimizers import new_state
+from helpers.training.checkpoint import trained_checkpoint
 
 # SHARE: of their contexts' mean, the length of new rows: Adagrad's steps are as long for all rows, so a short one
 # turns faster. Validation MRR on cit-HepTh, two seeds (retrained .491): share 1 .435, 0.5 and 0.25 .447 (rate 0.1); all pairs trained
@@ -30,9 +30,9 @@ def pairs_with_new(config: Config, pairs: Pairs) -> tuple[np.ndarray, np.ndarray
 
 
 def extended_tables(config: Config, pairs: Pairs) -> tuple:
-    """(target, context (N, D), target sums, context sums float32 (N,) or None), torch, to train from: those of the run config.extends.
+    """(target, context (N, D), the optimiser's state by name), torch, to train from: those of the run config.extends.
 
-    Known papers keep rows and sums; a new one's row is SHARE times the mean of its known contexts', else, in later passes, of its new
+    Known papers keep rows and state; a new one's row is SHARE times the mean of its known contexts', else, in later passes, of its new
     ones', or starts cold. Raises ArtefactError where that run is not there or does not fit.
     """
     row_of, old = known_rows(config), older_run(config)
@@ -43,13 +43,14 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
     for name in ("dimensions", "row_type", "optimizer"):
         if (there := trained.settings[name]) != (here := getattr(config, name)):
             raise ArtefactError(f"{old.out} has {name} {there}, not {here}: it can be extended with the same only.")
-    stored, sums = [empty_table(config, name, len(row_of)) for name in TABLES], [new_sums(config.optimizer, len(row_of)) for _ in SUMS]
-    kept = [(name, rows) for name, rows in zip((*TABLES, *SUMS), (*stored, *sums), strict=True) if rows is not None]
+    stored = [empty_table(config, name, len(row_of)) for name in TABLES]
+    state = {f"{table}_{name}": new for table in TABLES for name, new in new_state(config.optimizer, *stored[0].shape).items()}
+    kept = {**dict(zip(TABLES, stored, strict=True)), **state}
     filled, random, passes = row_of >= 0, np.random.default_rng(config.seed).random, []
     for rows in pieces(len(row_of)):
         cold = (random(stored[0][rows].shape, np.float32) - np.float32(0.5)) / np.float32(config.dimensions)
         stored[0][rows], stored[1][rows] = rounded(cold, stored[0].dtype), 0  # as word2vec does
-        for name, new in kept:
+        for name, new in kept.items():
             there, old_rows = row_of[rows][filled[rows]], RowFiles(trained.path, name)
             old_rows.expect(np.sort(there))
             np.asarray(new)[rows][filled[rows]] = old_rows[there]
@@ -57,7 +58,7 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
         passes.append(_fill_from_contexts(pairs, stored, filled, np.float32(1) if passes else SHARE))
     known, late, cold = (row_of >= 0).sum(), sum(passes[1:]), (~filled).sum()
     print(f"{known:,} papers are known, {passes[0]:,} new with known references, {late + cold:,} without ({cold:,} start cold): {old.out}")
-    return *map(as_tensor, stored), *sums
+    return *map(as_tensor, stored), state
 
 
 def _pieces(pairs: Pairs):

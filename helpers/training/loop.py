@@ -19,7 +19,7 @@ from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import SampleLoss, engine_class, new_tables
+from helpers.training.engines import SampleLoss, choose_engine, new_tables
 from helpers.training.extend import extended_tables, pairs_with_new
 from helpers.training.plan import placed
 
@@ -46,7 +46,8 @@ def train(
     Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
     """
     config = placed(config, pairs)
-    Engine, data = engine_class(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
+    (Engine, why), data = choose_engine(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
+    print(f"Trained by {why}.")
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
     source = pair_source(config, *trained_on, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
@@ -57,7 +58,7 @@ def train(
         left = f"{found.block} of {source.blocks} blocks are done, {done:,} pairs that are not trained again; {total - done:,} to do."
         left = f"Going on: {found.epoch} epochs and {left}" if total > done else f"All {found.epoch} epochs are done: nothing is trained."
         print(f"Checkpoint {found.path.name} of {found.path.parent}. {left}")
-        tables, first = (found.target, found.context, found.target_sums, found.context_sums), (found.epoch, found.block)
+        tables, first = (found.target, found.context, found.state), (found.epoch, found.block)
     else:
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
         first = (0, 0)
@@ -81,8 +82,7 @@ def train(
         path = checkpoints.save_last(engine, log)
     print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
-    state = engine.target, engine.context, engine.target_sums, engine.context_sums
-    return Checkpoint(*state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
+    return Checkpoint(engine.target, engine.context, engine.state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
 
 
 def rate_of(config: Config, pairs_done: int, total: int) -> float:

@@ -19,7 +19,7 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import ROW_TYPES, as_tensor, rounded
-from helpers.training.engines import SampleLoss, TorchEngine, engine_class
+from helpers.training.engines import SampleLoss, TorchEngine, choose_engine
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 20
@@ -65,7 +65,7 @@ def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
 
 def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> float:
     """Pairs a second, the loss after each block counted in, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
-    Engine, noise = engine_class(config), alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
+    Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
     engine = Engine(trial, indptr, contexts, noise, *map(as_tensor, _tables(config, len(indptr) - 1, config.dimensions)))

@@ -22,7 +22,8 @@ def checkpoint_overhead(place: Path, rows: int = ROWS, saves: int = 2) -> float:
     """
     engine = SimpleNamespace(
         **{name: torch.empty(rows, D).uniform_(-1, 1) for name in ("target", "context")},
-        **{name: torch.rand(rows) for name in ("target_sums", "context_sums")},
+        state={name: torch.rand(rows) for name in ("target_sums", "context_sums")},
+        flush=lambda: None,
     )
     config = Config.of_preset("cs", out=str(place / "run"), row_type="float32", checkpoint_minutes=INTERVAL / 60)
     checkpoints, waited = Checkpoints(config, {}, blocks=saves + 1), []

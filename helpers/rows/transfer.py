@@ -1,0 +1,175 @@
+"""Rows between host memory and the GPU: by kernels that read page-locked memory themselves, or by torch's indexing and copies."""
+
+import functools
+import mmap
+import time
+import weakref
+
+import numpy as np
+import torch
+
+from helpers.errors import TrainingError, in_a_line
+from helpers.prefetch import read_ahead
+from helpers.progress import progress
+from helpers.rows.bfloat16 import as_stored
+
+SLICE = 1 << 30  # bytes locked at a time
+PORTABLE, MAPPED = 1, 2  # of cudaHostRegister: locked for all contexts, and readable by kernels
+TILE = 2048  # words that one program of a kernel moves
+PROBE = 1 << 17, 128  # float32 rows that transfers are measured with: SpeedTorch's
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array on pages of its own, which can be locked at its exact size: torch's pinned memory takes the next power of two instead."""
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE, np.uint8)
+    begin = -room.ctypes.data % mmap.PAGESIZE
+    return room[begin : begin + nbytes].view(dtype).reshape(shape)
+
+
+class PinnedRows:
+    """N rows of any type in host memory, used in place, that a device reads (`gather`) and writes (`scatter`).
+
+    rows: (N, ...) on the CPU, contiguous; direct: kernels move them, through pages locked here, where they begin at a page (on a CPU, what
+    Triton's interpreter runs); None = what `fastest` measured; mapped: rows are a file's, read ahead before they are asked for one by one.
+    """
+
+    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped: bool = False):
+        self.rows, self.device, self.mapped, self._staging = rows, torch.device(device), mapped, None
+        lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
+        self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
+        if self.direct and self.device.type == "cuda":
+            try:
+                self.release = weakref.finalize(self, unlock, lock(rows))
+            except TrainingError as error:
+                print(error, "Rows travel by torch's copies instead, slower.")
+                self.direct = False
+
+    def gather(self, ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """out[i] = rows[ids[i]]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
+        if self.mapped:
+            read_ahead(as_stored(self.rows), ids.cpu().numpy())
+        if self.direct:
+            move_rows(self.rows, ids, out)
+        elif self.device.type == "cpu":
+            torch.index_select(self.rows, 0, ids, out=out)
+        else:
+            out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=self._staged(len(ids))), non_blocking=True)
+            torch.cuda.current_stream().synchronize()  # before the staging buffer is used again
+        return out
+
+    def scatter(self, ids: torch.Tensor, held: torch.Tensor) -> None:
+        """rows[ids[i]] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
+        if self.direct:
+            move_rows(self.rows, ids, held, back=True)
+        else:
+            here = held if self.device.type == "cpu" else self._staged(len(ids)).copy_(held)
+            self.rows.index_copy_(0, ids.cpu(), here)
+
+    def _staged(self, count: int) -> torch.Tensor:
+        if self._staging is None or len(self._staging) < count:
+            self._staging = torch.empty((count, *self.rows.shape[1:]), dtype=self.rows.dtype, pin_memory=True)
+        return self._staging[:count]
+
+
+def as_words(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (N, ...) of any type as what kernels move: int32 words, or int16 where a row has an odd number of them; no copy."""
+    flat = rows.view(len(rows), -1)
+    return flat.view(torch.int32 if flat.shape[1] * flat.element_size() % 4 == 0 else torch.int16)
+
+
+def move_rows(rows: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, back: bool = False) -> None:
+    """`held[i] = rows[ids[i]]`, or `back` the other way, by a kernel; rows: (N, ...), held: (n, ...) of one type; ids: int64 (n,)."""
+    from helpers.rows import gpu_kernels
+
+    words = as_words(rows).shape[1]
+    columns = min(1024, 1 << (words - 1).bit_length())
+    count = TILE // columns
+    if len(ids):
+        grid = -(-len(ids) // count), -(-words // columns)
+        gpu_kernels.move[grid](as_words(rows), ids, as_words(held), len(ids), words, back, count, columns)
+
+
+def lock(rows: torch.Tensor) -> list[int]:
+    """Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused."""
+    cudart, base, size, locked = torch.cuda.cudart(), rows.data_ptr(), rows.nbytes, []
+    slices = range(0, size, SLICE)
+    for first in progress(slices, title="Page-locking", unit=" GB") if len(slices) > 1 else slices:
+        code = int(cudart.cudaHostRegister(base + first, min(SLICE, size - first), PORTABLE | MAPPED))
+        if code:
+            unlock(locked)
+            forget_error()
+            raise TrainingError(f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code}).")
+        locked.append(base + first)
+    return locked
+
+
+def unlock(locked: list[int]) -> None:
+    """Release slices that `lock` locked, once nothing reads them any more."""
+    torch.cuda.synchronize()
+    for address in locked:
+        torch.cuda.cudart().cudaHostUnregister(address)
+
+
+def forget_error() -> None:
+    """Clear CUDA's last error: what was refused and is dealt with would be blamed on the next kernel."""
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+    except RuntimeError:
+        pass  # told, and thereby cleared
+
+
+@functools.cache
+def kernels_work(device: str) -> bool:
+    """Whether Triton's kernels compile and run on a device, tried once; says so where a GPU has to do without."""
+    if torch.device(device).type != "cuda":
+        return False
+    try:
+        held, rows = torch.empty(3, 5, device=device), torch.rand(7, 5, device=device)
+        move_rows(rows, torch.tensor([6, 0, 3], device=device), held)
+        if torch.equal(held, rows[[6, 0, 3]]):
+            return True
+        reason = "a row came out wrong"
+    except Exception as error:  # whatever a compiler says: torch can do the same
+        reason = in_a_line(error)
+    print(f"Triton's kernels do not work here ({reason}): torch does their work, slower.")
+    return False
+
+
+def measured(ways: dict[str, PinnedRows]) -> dict[str, tuple[float, float]]:
+    """GB a second to and from the device, by each way of moving random rows, the best of three; without ways that are not to be had."""
+    rates = {}
+    for name, way in ways.items():
+        ids = torch.randperm(len(way.rows), generator=torch.Generator().manual_seed(0))[: PROBE[0]].to(way.device)
+        held = torch.empty((len(ids), *way.rows.shape[1:]), dtype=way.rows.dtype, device=way.device)
+        seconds = [(_seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)) for _ in range(4)][1:]
+        if torch.equal(held.cpu(), way.rows[ids.cpu()]) and (way.direct or name == "copies"):
+            rates[name] = tuple(held.nbytes / 1e9 / min(times) for times in zip(*seconds, strict=True))
+    return rates
+
+
+def _seconds(way: PinnedRows, move, ids, held) -> float:
+    wait = torch.cuda.synchronize if way.device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    move(ids, held)
+    wait()
+    return time.perf_counter() - start
+
+
+def probe_rows(N: int = PROBE[0], D: int = PROBE[1], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Random rows (N, D) that begin at a page, to measure transfers with."""
+    rows = torch.from_numpy(aligned_empty((N, D * dtype.itemsize), np.uint8)).view(dtype)
+    return rows.copy_(torch.rand(N, D))
+
+
+@functools.cache
+def fastest(device: str) -> str:
+    """How rows travel fastest to a device and back, "kernels" or "copies": measured once, and told."""
+    if not kernels_work(device):
+        return "copies"
+    rates = measured({name: PinnedRows(probe_rows(), device, name == "kernels") for name in ("kernels", "copies")})
+    best = max(rates, key=lambda name: sum(1 / rate for rate in rates[name]) ** -1)
+    told = ", ".join(f"{name} {to:.1f} GB/s to the GPU and {back:.1f} back" for name, (to, back) in rates.items())
+    print(f"Rows travel by {best} ({told}).")
+    return best

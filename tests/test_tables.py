@@ -1,0 +1,215 @@
+"""Tables in spans: training through them equals the plain model, whatever lives where, whoever moves it, one batch ahead or not."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.config import CHOICES, Config
+from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
+from helpers.pairs.noise import alias_table
+from helpers.rows.bfloat16 import as_stored, round_stochastically
+from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
+from helpers.rows.tables import Table
+from helpers.rows.transfer import aligned_empty
+from helpers.training import engines
+from helpers.training.engines import TorchEngine
+from tests.conftest import random_pairs
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+N, D, K, S, B, C = 60, 8, 3, 10, 64, 24
+RATE = 0.05
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(engines, "CHUNK", C)
+
+
+def engine_of(optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, seed=1, graph_seed=0, **given) -> TorchEngine:
+    """An engine on a small random graph, whose batches are full of duplicates; `hot` rows of a table in device memory, about."""
+    indptr, contexts = random_pairs(np.random.default_rng(graph_seed), N, 200)
+    settings = {"dimensions": D, "negatives": K, "shared_negatives": S, "batch_pairs": B, "seed": seed, "block_pairs": 150}
+    row_type = str(dtype).split(".")[-1]
+    c = Config.of_preset("cs", dumps=["x"], out="none", optimizer=optimizer, device=device, row_type=row_type, **settings)
+    generator = torch.Generator().manual_seed(2)
+    tables = [torch.from_numpy(aligned_empty((N, D * dtype.itemsize), np.uint8)).view(dtype) for _ in range(2)]
+    for table in tables:
+        table.copy_(torch.randn(N, D, generator=generator) * 0.3)
+    row = D * dtype.itemsize + sum(values[:1].nbytes for values in new_state(optimizer, 1, D).values())
+    noise = alias_table(np.maximum(np.diff(indptr), 1), 0.75)
+    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, **given)
+
+
+def train(engine: TorchEngine, epochs: int = 2, rate: float = RATE) -> list[torch.Tensor]:
+    """What the engine's tables and their state are after training."""
+    for epoch in range(epochs):
+        for block in range(engine.blocks.blocks):
+            engine.train_block(epoch, block, rate / (1 + epoch))
+    engine.flush()
+    return [engine.target, engine.context, *engine.state.values()]
+
+
+class Plainly:
+    """The slow, obvious run on the batches that an engine draws: dense gradients by autograd, every touched row by its own optimiser."""
+
+    def __init__(self, engine: TorchEngine):
+        self.model, self.engine, self.optimizer = PlainSGNS(engine.target, engine.context), engine, engine.config.optimizer
+        self.sums = [torch.full((N,), FIRST_SUM) for _ in range(2)]
+        self.rows, self.trained = {}, {}
+        self._step, engine._train = engine._train, self.train
+
+    def train(self, batch, before, rate, seed):
+        targets, contexts = (batch.rows[i].ids[batch[i]].cpu() for i in range(2))
+        negatives = batch.rows[1].ids[batch.negatives].cpu()
+        chunk = torch.arange(len(targets)) // -(-len(targets) // len(negatives))
+        assert len(negatives) == -(-len(targets) // C) and negatives.shape[1] == S
+        self.model.zero_grad()
+        self.model(targets, contexts, negatives[chunk], K / S).backward()
+        for i, (table, touched) in enumerate(
+            ((self.model.target, targets), (self.model.context, torch.cat([contexts, negatives.flatten()])))
+        ):
+            for row in touched.unique().tolist():
+                self.step(i, row, table.weight.data, table.weight.grad[row], rate)
+        self._step(batch, before, rate, seed)
+
+    def step(self, i, row, table, gradient, rate):
+        if self.optimizer in STOCK:
+            if (i, row) not in self.rows:
+                self.rows[i, row] = torch.nn.Parameter(table[row].clone())
+                self.trained[i, row] = STOCK[self.optimizer]([self.rows[i, row]], lr=rate)
+            self.rows[i, row].grad = gradient
+            self.trained[i, row].param_groups[0]["lr"] = rate
+            self.trained[i, row].step()
+            table[row] = self.rows[i, row].detach()
+        elif self.optimizer == "rowwise_adagrad":
+            self.sums[i][row] += gradient.square().sum() / D
+            table[row] -= rate * gradient / self.sums[i][row].sqrt()
+        else:
+            table[row] -= rate * gradient
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+def test_training_equals_the_plain_model(optimizer, device, small_chunks):
+    engine = engine_of(optimizer, device=device, hot=N + 20, ahead=True)  # contexts in device memory, targets in both
+    start, plain = engine.target.clone(), Plainly(engine)
+    ends = train(engine, rate=100 * RATE if optimizer == "adadelta" else RATE)
+    assert engine.hot == {"target": 20, "context": N}
+    assert (plain.model.target.weight - start).norm() > 0.05 * start.norm(), "the run must move the rows"
+    # signs and quotients of tiny gradients: what one float32 sum rounds otherwise is a step of another size in Rprop and its like
+    for ours, judge in zip(ends, (plain.model.target.weight, plain.model.context.weight), strict=False):
+        far = (ours - judge).abs() > 1e-4
+        assert far.sum() <= (5 if optimizer in STOCK else 0), (ours - judge).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad", "adam"])
+def test_where_rows_live_changes_nothing(optimizer, dtype, small_chunks):
+    """At home or in device memory, in part or whole, one batch ahead or not: the same bits."""
+    judge = train(engine_of(optimizer, dtype))
+    for hot in (0, 30, N + 20, 2 * N):
+        for ahead in (False, True):
+            for ours, expected in zip(train(engine_of(optimizer, dtype, hot=hot, ahead=ahead)), judge, strict=True):
+                assert torch.equal(ours, expected), (hot, ahead)
+
+
+class Naive(Table):
+    """One batch ahead without care: rows are fetched before the batch that is in training has written them back."""
+
+    def ask(self, ids, before=None):
+        queue, self._queue = self._queue, None
+        working = super().ask(ids)
+        self._queue = queue
+        return working
+
+    def train(self, *step):
+        self._queue = None
+        super().train(*step)
+
+
+def test_naive_prefetch_is_noticed(small_chunks, monkeypatch):
+    judge = train(engine_of())
+    monkeypatch.setattr(engines, "Table", Naive)
+    assert not torch.equal(train(engine_of(ahead=True))[0], judge[0])
+
+
+def test_rows_are_up_to_date_whenever_they_are_looked_up(small_chunks):
+    """Between two blocks, without a flush, some rows are on the device, some on their way home."""
+    engine, judge = (engine_of(hot=hot, ahead=ahead) for hot, ahead in ((N + 20, True), (0, False)))
+    ids = torch.randint(0, N, (5, 7), generator=torch.Generator().manual_seed(0))
+    for block in range(3):
+        for trained in (engine, judge):
+            trained.train_block(0, block, RATE)
+        for table in ("target", "context"):
+            rows = engine.look_up(table, ids)
+            assert rows.shape == (5, 7, D) and torch.equal(rows, judge.look_up(table, ids))
+            judge.flush()
+            assert torch.equal(rows, getattr(judge, table)[ids])
+
+
+def test_shared_gradients_are_those_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(3, size, D, generator=generator, dtype=torch.float64, requires_grad=True) for size in (5, 5, 4)]
+    present = torch.ones(3, 5, dtype=torch.float64)
+    present[2, 3:] = 0
+    loss = sum(sgns_loss(rows[0][i, :n], rows[1][i, :n], rows[2][i].expand(n, 4, D), 0.7) for i, n in enumerate((5, 5, 3)))
+    loss.backward()
+    for ours, plain in zip(shared_gradients(*(part.detach() for part in rows), 0.7, present), rows, strict=True):
+        assert torch.allclose(ours, plain.grad, atol=1e-6)
+
+
+def test_losing_a_duplicate_would_be_noticed(small_chunks, monkeypatch):
+    """The comparison with the plain model can fail: gradients of duplicates that are not summed end elsewhere."""
+    engine = engine_of()
+    plain = Plainly(engine)
+    monkeypatch.setattr(torch.Tensor, "index_add_", lambda self, dim, ids, part: self.index_copy_(dim, ids, part))
+    assert not torch.allclose(train(engine)[0], plain.model.target.weight, atol=1e-3)
+
+
+def test_rows_outside_the_batch_and_their_state_stay():
+    table = Table(torch.ones(5, 2), "adam")
+    working = table.ask(torch.tensor([1, 3]))
+    table.arrive(working)
+    table.train(working, torch.ones(2, 2), 0.1, 0)
+    table.flush()
+    for name, part in table.home.items():
+        assert torch.equal(part[[0, 2, 4]], torch.full_like(part[[0, 2, 4]], name == "rows")), name
+        assert (part[[1, 3]] != (name == "rows")).all(), name
+
+
+@pytest.mark.parametrize("optimizer", sorted(STOCK))
+def test_an_optimizer_counts_the_steps_of_each_row(optimizer):
+    """Batches of any rows, with a rate that falls: each row as if it alone were a parameter of torch.optim, to the bit."""
+    generator = torch.Generator().manual_seed(1)
+    rows, state = torch.randn(6, 3, generator=generator), new_state(optimizer, 6, 3)
+    plain = [torch.nn.Parameter(row.clone()) for row in rows]
+    trained = [STOCK[optimizer]([row]) for row in plain]
+    for step in range(25):
+        ids = torch.randperm(5, generator=generator)[: step % 5 + 1]  # row 5 never
+        gradient, rate = torch.randn(len(ids), 3, generator=generator), 0.1 / (1 + step)
+        some, of_some = rows[ids], {name: values[ids] for name, values in state.items()}
+        update(optimizer, some, gradient, of_some, rate)
+        rows[ids] = some
+        for name, values in of_some.items():
+            state[name][ids] = values
+        for row, part in zip(ids.tolist(), gradient, strict=True):
+            plain[row].grad, trained[row].param_groups[0]["lr"] = part, rate
+            trained[row].step()
+    assert torch.equal(rows, torch.stack([row.detach() for row in plain]))
+    assert state["step"][5] == 0 and state["step"].max() > 10
+
+
+def test_stochastic_rounding_keeps_small_steps():
+    values = torch.full((100_000,), 1 + 2**-10)  # an eighth of bfloat16's step above 1
+    rounded = round_stochastically(values, torch.Generator().manual_seed(0)).float()
+    assert set(rounded.unique().tolist()) == {1, 1 + 2**-7}
+    assert abs(rounded.mean() - values[0]) < 2e-4
+    exact = torch.tensor([0.0, -2.5, 1e-30]).bfloat16()
+    assert torch.equal(round_stochastically(exact.float(), torch.Generator()), exact)
+
+
+def test_rows_of_bfloat16_train_like_float32(small_chunks):
+    start = engine_of(dtype=torch.float32).target
+    ends = [train(engine_of(dtype=dtype))[0].float() for dtype in (torch.float32, torch.bfloat16)]
+    assert (ends[1] - ends[0]).norm() < 0.1 * (ends[0] - start).norm()
+    assert as_stored(engine_of(dtype=torch.bfloat16).target).dtype == np.uint16
