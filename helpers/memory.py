@@ -14,6 +14,8 @@ READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: b
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
 VALIDATION_VALUES = 800_000  # times D: 400 citations with 1,000 candidates in two tables, at 3 ns each (measured)
 START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as rows are stored
+CUDA_BYTES = 1_500_000_000  # of RAM that CUDA takes (an estimate: not yet measured)
+TABLES = ("target", "context")
 GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # limit and usage: version 2, 1
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -76,9 +78,15 @@ def columns_at_a_time(N: int) -> int:
     return max(16, min(64, COLUMN_VALUES // N // 16 * 16))
 
 
-def checkpoint_bytes(N: int, D: int, value_bytes: int = 2) -> int:
-    """The size of a checkpoint of N papers x D: two tables, of bfloat16 (2) or float32 (4), and their sums."""
-    return 2 * N * (value_bytes * D + 4)
+def checkpoint_bytes(N: int, D: int, value_bytes: int = 2, state_bytes: int = 4) -> int:
+    """The size of a checkpoint of N papers x D: two tables, of bfloat16 (2) or float32 (4), and what the optimiser keeps of a row."""
+    return 2 * N * (value_bytes * D + state_bytes)
+
+
+def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
+    """How many rows of each table, its hottest, live in `gpu` bytes of device memory: {"target": n, "context": m}."""
+    spans = place(N, row_bytes, gpu, 0)
+    return {table: sum(last - first for of, where, first, last in spans if (of, where) == (f"{table}s", "GPU memory")) for table in TABLES}
 
 
 def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
@@ -119,7 +127,7 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What decides the memory, disk and time of a training on CPU cores."""
+    """What decides the memory, disk and time of a training."""
 
     N: int  # papers
     P: int  # pairs an epoch
@@ -127,13 +135,16 @@ class Training:
     value_bytes: int = 2  # of a row's value: bfloat16 2, float32 4
     epochs: int = 1
     steps: int = 5  # smoothing steps of the warm start
+    state_bytes: int = 4  # that the optimiser keeps of a row
+    gpu: int = 0  # bytes of device memory for rows
     parts: int = 1  # of the contexts; several are on the disk, and one of them in RAM
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
     def items(self, rates: Rates | None = None) -> list[Item]:
         """The plan, line by line; its times are 0 without rates."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
-        checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes), self.parts
+        checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes), self.parts
+        row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
         start = self.D * (self.steps * self.P / rates.smoothed + N / rates.drawn) if rates else 0
         start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
         train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
@@ -141,13 +152,15 @@ class Training:
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
             Item("context rows" if parts == 1 else f"context rows, one of {parts} parts", "RAM", N // parts, table // parts, phase="train"),
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
-            Item("noise, optimiser sums, order of the papers", "RAM", N, 16 * N),
+            Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, TRAINING_BYTES, STARTING_SECONDS if rates else 0),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rates else 0),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
             Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
             Item("checkpoints: the newest two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
+        hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
+        items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
         return items + ([Item("context rows, all parts", "disk", N, table)] if parts > 1 else [])
@@ -181,7 +194,7 @@ class Training:
 
 def training_needs(plan: Training, rates: Rates | None = None, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
-    disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes)
+    disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
     seconds = sum(item.seconds for item in plan.items(rates))
     return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
 

@@ -192,7 +192,8 @@ def test_a_killed_extended_run_goes_on_without_extending_again(newer, monkeypatc
     assert 0 < found.log[-1]["pairs"] < unbroken.log[-1]["pairs"]
     monkeypatch.setattr(loop, "extended_tables", lambda *_: pytest.fail("extended again"))
     resumed = train(d, pairs)
-    for one, other in zip(*((run.target, run.context, *(run.state[name] for name in sorted(run.state))) for run in (resumed, unbroken)), strict=True):
+    for one, other in zip((resumed.target, resumed.context), (unbroken.target, unbroken.context), strict=True):
         assert torch.equal(one, other)
+    assert all(torch.equal(values, unbroken.state[name]) for name, values in resumed.state.items()) and len(resumed.state) == 2
     assert [row["pairs"] for row in resumed.log] == [row["pairs"] for row in unbroken.log]
     assert np.isfinite(resumed.log[-1]["loss"])

@@ -13,7 +13,6 @@ from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows.bfloat16 import ROW_TYPES
 from helpers.rows.transfer import aligned_empty
 
-TABLES = ("target", "context")
 SHARD_BYTES = 1 << 28
 PIECE = 1 << 16  # rows
 

@@ -14,8 +14,9 @@ import torch
 from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sha256, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
+from helpers.memory import TABLES
 from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import TABLES, RowFiles, empty_table, write_rows
+from helpers.rows.files import RowFiles, empty_table, write_rows
 from helpers.rows.transfer import aligned_empty
 
 NOTEBOOK = "notebook 03_train_embeddings"

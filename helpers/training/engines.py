@@ -11,7 +11,7 @@ import torch
 
 from helpers.config import Config
 from helpers.errors import ArtefactError, ConfigError, TrainingError, in_a_line
-from helpers.memory import available_gpu, batch_bytes, place
+from helpers.memory import TABLES, available_gpu, batch_bytes, hot_rows
 from helpers.models import kernels
 from helpers.models.sgns import sgns_loss, shared_gradients
 from helpers.models.smoothing import fill_start
@@ -20,14 +20,14 @@ from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.shards import pair_source
 from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import TABLES, empty_table
+from helpers.rows.files import empty_table
 from helpers.rows.optimizers import STOCK, new_state
 from helpers.rows.parts import HeldPart
 from helpers.rows.tables import Table, Working
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
-CHUNK = 4096  # pairs that share their negatives
-LEAST_STEPS = 256  # of the torch engine an epoch: a small graph is trained in smaller batches
+CHUNK = 4096  # pairs that share their negatives, at most
+LEAST_PAIRS, LEAST_STEPS = 1024, 256  # of a batch, and batches an epoch: a small graph is trained in smaller ones
 LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
 
 
@@ -155,14 +155,9 @@ class TorchEngine(Engine):
         N, D = self.target.shape
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
-        self.pairs = min(config.batch_pairs, max(CHUNK, self.blocks.pairs // LEAST_STEPS))  # of a batch
-        if gpu is None:
-            gpu = max(0, available_gpu(config.gpu_memory) - batch_bytes(self.pairs, N, D, config.shared_negatives)) if on_gpu else 0
-        kept = sum(values[:1].nbytes for name, values in self.state.items() if name.startswith("target"))
-        spans = place(N, self.target[:1].nbytes + kept, gpu, 0)
-        self.hot = {
-            table: next((last for of, where, _, last in spans if where == "GPU memory" and of == f"{table}s"), 0) for table in TABLES
-        }
+        self.pairs = batch_size(config, self.blocks.pairs)
+        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
+        self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
         self.ahead = on_gpu if ahead is None else ahead
         self.tables = []
         for table in TABLES:
@@ -240,6 +235,24 @@ class TorchEngine(Engine):
         of_contexts.index_add_(0, batch.negatives.flatten(), gradients[2])
         for i, gradient in enumerate((of_targets, of_contexts)):
             self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
+
+
+def batch_size(config: Config, P: int) -> int:
+    """Pairs a step of the torch engine, of P pairs an epoch."""
+    return min(config.batch_pairs, max(LEAST_PAIRS, P // LEAST_STEPS))
+
+
+def state_bytes(config: Config) -> int:
+    """Bytes that the optimiser keeps of a row."""
+    return sum(values.nbytes for values in new_state(config.optimizer, 1, config.dimensions).values())
+
+
+def gpu_room(config: Config, N: int, P: int) -> int:
+    """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
+    if choose_engine(config)[0] is KernelEngine or pick_device(config).type != "cuda":
+        return 0
+    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
+    return max(0, available_gpu(config.gpu_memory) - beside)
 
 
 @contextlib.contextmanager

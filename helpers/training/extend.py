@@ -6,9 +6,10 @@ from helpers.config import Config
 from helpers.corpus.build import known_rows, older_run
 from helpers.corpus.citations import row_ranges
 from helpers.errors import ArtefactError
+from helpers.memory import TABLES
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import as_tensor, rounded, to_float32
-from helpers.rows.files import PIECE, TABLES, RowFiles, empty_table, pieces
+from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
 from helpers.rows.optimizers import new_state
 from helpers.training.checkpoint import trained_checkpoint
 

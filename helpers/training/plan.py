@@ -19,7 +19,7 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import ROW_TYPES, as_tensor, rounded
-from helpers.training.engines import SampleLoss, TorchEngine, choose_engine
+from helpers.training.engines import SampleLoss, TorchEngine, choose_engine, gpu_room, state_bytes
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 20
@@ -30,8 +30,8 @@ def training_of(config: Config, pairs: Pairs) -> Training:
     warm_start = choose_warm_start(pairs.papers) if config.warm_start is None else config.warm_start
     steps = len(warm_start) if any(warm_start) and not config.extends else 0
     P = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
-    how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, config.context_parts, config.tables_on_disk
-    return Training(pairs.papers, P, config.dimensions, *how)
+    how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu_room(config, pairs.papers, P)
+    return Training(pairs.papers, P, config.dimensions, *how, config.context_parts, config.tables_on_disk)
 
 
 def placed(config: Config, pairs: Pairs) -> Config:
