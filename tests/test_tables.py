@@ -1,18 +1,23 @@
 """Tables in spans: training through them equals the plain model, whatever lives where, whoever moves it, one batch ahead or not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from helpers.config import CHOICES, Config
+from helpers.errors import ConfigError, TrainingError
+from helpers.memory import Training, checkpoint_bytes, hot_rows
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
+from helpers.rows import transfer
 from helpers.rows.bfloat16 import as_stored, round_stochastically
 from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
-from helpers.rows.transfer import aligned_empty
+from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work, measured, probe_rows
 from helpers.training import engines
-from helpers.training.engines import TorchEngine
+from helpers.training.engines import TorchEngine, choose_engine, state_bytes
 from tests.conftest import random_pairs
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -144,7 +149,7 @@ def test_rows_are_up_to_date_whenever_they_are_looked_up(small_chunks):
             rows = engine.look_up(table, ids)
             assert rows.shape == (5, 7, D) and torch.equal(rows, judge.look_up(table, ids))
             judge.flush()
-            assert torch.equal(rows, getattr(judge, table)[ids])
+            assert torch.equal(rows.cpu(), getattr(judge, table)[ids])
 
 
 def test_shared_gradients_are_those_of_autograd():
@@ -213,3 +218,114 @@ def test_rows_of_bfloat16_train_like_float32(small_chunks):
     ends = [train(engine_of(dtype=dtype))[0].float() for dtype in (torch.float32, torch.bfloat16)]
     assert (ends[1] - ends[0]).norm() < 0.1 * (ends[0] - start).norm()
     assert as_stored(engine_of(dtype=torch.bfloat16).target).dtype == np.uint16
+
+
+class RefusesTheSecond:
+    """A CUDA runtime that locks one slice and no more."""
+
+    def __init__(self):
+        self.locked = []
+
+    def cudaHostRegister(self, address, size, flags):
+        if self.locked:
+            return 2
+        self.locked.append(address)
+        return 0
+
+    def cudaHostUnregister(self, address):
+        self.locked.remove(address)
+
+
+def test_memory_that_cannot_be_locked_is_told_and_copied(monkeypatch, capsys):
+    cuda, forgotten = RefusesTheSecond(), []
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(transfer, "forget_error", lambda: forgotten.append(1))
+    monkeypatch.setattr(transfer, "SLICE", 4096)
+    rows = torch.from_numpy(aligned_empty((3000, 4), np.float32))
+    assert not PinnedRows(rows, "cuda", direct=True).direct
+    assert cuda.locked == [] and forgotten == [1], "what was locked is released, and CUDA's error is not left behind"
+    assert "refuses to page-lock 0.0 GB, after 0.0 GB (CUDA error 2). Rows travel by torch's copies instead" in capsys.readouterr().out
+
+
+def test_locked_memory_is_released_with_its_rows(monkeypatch):
+    cuda = RefusesTheSecond()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    rows = PinnedRows(torch.from_numpy(aligned_empty((30, 4), np.float32)), "cuda", direct=True)
+    assert rows.direct and cuda.locked == [rows.rows.data_ptr()]
+    del rows
+    assert cuda.locked == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_that_do_not_work_are_told_once(capsys):
+    kernels_work.cache_clear()
+    assert not kernels_work("cuda") and not kernels_work("cuda") and not kernels_work("cpu")
+    assert capsys.readouterr().out.count("Triton's kernels do not work here") == 1
+    assert transfer.fastest("cpu") == "copies"
+
+
+def test_each_way_of_moving_rows_is_measured():
+    rates = measured({"copies": PinnedRows(probe_rows(1000, 8)), "kernels": PinnedRows(probe_rows(1000, 8))})
+    assert list(rates) == ["copies"], "a way that is not to be had is left out"
+    assert all(rate > 0 for rate in rates["copies"])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            r"GPU memory ran out \(0.0 GB of rows there, batches of 64 pairs\): run this again with",
+        ),
+        (
+            RuntimeError("CUDA error: an illegal memory access"),
+            r"The GPU failed \(CUDA error: an illegal memory access\): restart the runtime",
+        ),
+    ],
+)
+def test_what_a_gpu_says_is_told_in_a_sentence(error, sentence, monkeypatch):
+    engine = engine_of()
+    monkeypatch.setattr(engine, "_train", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(TrainingError, match=f"{sentence}.*the last checkpoint is untouched"):
+        engine.train_block(0, 0, RATE)
+
+
+def test_another_error_is_not_taken_for_the_gpu(monkeypatch):
+    engine = engine_of()
+    monkeypatch.setattr(engine, "_train", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        engine.train_block(0, 0, RATE)
+
+
+def test_the_engine_is_chosen_and_told():
+    c = Config.of_preset("cs", dumps=["x"], device="cpu")
+    chosen = {name: choose_engine(dataclasses.replace(c, **changes)) for name, changes in {
+        "auto": {}, "torch": {"engine": "torch"}, "adam": {"optimizer": "adam"}, "kernel": {"engine": "kernel"},
+    }.items()}  # fmt: skip
+    assert [engine.__name__ for engine, _ in chosen.values()] == ["KernelEngine", "TorchEngine", "TorchEngine", "KernelEngine"]
+    assert chosen["auto"][1] == "numba kernels on CPU cores, as there is no GPU in use"
+    assert chosen["adam"][1] == "torch in batches, for optimizer adam"
+    with pytest.raises(ConfigError, match="optimizer = 'adam' is trained by torch alone: choose engine 'torch' or 'auto'"):
+        choose_engine(dataclasses.replace(c, engine="kernel", optimizer="adam"))
+
+
+def test_hot_rows_are_contexts_first():
+    assert hot_rows(100, 10, 0) == {"target": 0, "context": 0}
+    assert hot_rows(100, 10, 999) == {"target": 0, "context": 99}
+    assert hot_rows(100, 10, 1500) == {"target": 50, "context": 100}
+    assert hot_rows(100, 10, 10**6) == {"target": 100, "context": 100}
+
+
+def test_the_plan_tells_what_lives_on_the_gpu_and_what_the_optimizer_keeps():
+    plan = Training(1000, 5000, 8, gpu=30_000, state_bytes=4)
+    on_gpu = {item.what: (item.rows, item.bytes) for item in plan.items() if item.where == "GPU memory"}
+    assert on_gpu == {
+        "the hottest context rows, as they are trained": (1000, 20_000),
+        "the hottest target rows, as they are trained": (500, 10_000),
+    }
+    adam = state_bytes(Config.of_preset("cs", dumps=["x"], dimensions=8, optimizer="adam"))
+    assert adam == 4 + 2 * 4 * 8
+    assert dataclasses.replace(plan, state_bytes=adam).needs("RAM") - plan.needs("RAM") == 2 * 1000 * (adam - 4)
+    assert checkpoint_bytes(1000, 8, 2, adam) == 2 * 1000 * (16 + adam)

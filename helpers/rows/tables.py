@@ -95,11 +95,11 @@ class Table:
             self._settle()
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of `ids` (int64, any shape, on the CPU, duplicates welcome) as they are now, float32 (*shape, D) on the CPU."""
+        """Rows of `ids` (int64, any shape, duplicates welcome) as they are now, float32 (*shape, D) on the device."""
         self._settle()
         unique, index = torch.unique(ids.to(self.device), return_inverse=True)
         working = self.ask(unique)
-        return self.arrive(working)[index].float().cpu()
+        return self.arrive(working)[index].float()
 
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""

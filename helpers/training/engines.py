@@ -175,7 +175,7 @@ class TorchEngine(Engine):
             table.flush()
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
-        """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the CPU; table: target or context."""
+        """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
         return self.tables[TABLES.index(table)].read(ids)
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:

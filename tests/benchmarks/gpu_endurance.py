@@ -44,7 +44,7 @@ def run(quick: bool = False, device: str = "cuda") -> dict[str, float] | None:
         loop.train(config, pairs)
     except Enough:
         pass
-    early = [row for row in seen if row[0] < SETTLED * seen[-1][0]]
+    early = [row for row in seen if row[0] < SETTLED * seen[-1][0]] or seen[:1]
     late = seen[-len(seen) // 5 :]
     print(f"{len(seen)} blocks, checkpoints: {[path.name for path in (out / 'checkpoints').glob('*')]}")
     growth = [(max(row[i] for row in late) - max(row[i] for row in early)) / 1e9 for i in (1, 2)]
