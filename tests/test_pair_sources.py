@@ -23,9 +23,9 @@ from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.pairs.shards import ShardPairs, pair_source, write_shards
 from helpers.pairs.walks import WalkPairs
-from helpers.training import engines
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import chance_loss, train
+from helpers.training.torch_engine import TorchEngine
 from tests.conftest import random_pairs
 from tests.csr import csr
 from tests.test_kernels import RATE, graph, judged, rows
@@ -380,13 +380,13 @@ def test_the_loop_trains_from_walks_and_shards(run, pairs_from, engine):
 
 def test_torch_trains_the_walks_pairs(run, monkeypatch):
     c, pairs, walk = run(pairs_from="walks", engine="torch", epochs=1)
-    seen, original = [], engines.TorchEngine._train
+    seen, original = [], TorchEngine._train
 
     def spy(engine, batch, *rest):
         seen.append([batch.rows[i].ids[batch[i]] for i in range(2)])
         return original(engine, batch, *rest)
 
-    monkeypatch.setattr(engines.TorchEngine, "_train", spy)
+    monkeypatch.setattr(TorchEngine, "_train", spy)
     train(c, pairs)
     targets, contexts = (torch.cat(ids).numpy() for ids in zip(*seen, strict=True))
     assert np.array_equal(keys(targets, contexts), keys(*epoch_of(walk)))

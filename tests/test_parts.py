@@ -13,8 +13,9 @@ from helpers.pairs.blocks import PairBlocks, part_rows
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import to_float32
 from helpers.rows.parts import HeldPart
-from helpers.training.engines import KernelEngine, SampleLoss, choose_engine, new_tables
+from helpers.training.engines import KernelEngine, SampleLoss, new_tables
 from helpers.training.loop import train
+from helpers.training.plan import choose_engine
 from tests.planted import planted
 from tests.test_kernels import RATE, graph, judged, rows
 

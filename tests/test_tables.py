@@ -16,8 +16,9 @@ from helpers.rows.bfloat16 import as_stored, round_stochastically
 from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work, measured, probe_rows
-from helpers.training import engines
-from helpers.training.engines import TorchEngine, choose_engine, state_bytes
+from helpers.training import torch_engine
+from helpers.training.plan import choose_engine
+from helpers.training.torch_engine import TorchEngine, state_bytes
 from tests.conftest import random_pairs
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -27,7 +28,7 @@ RATE = 0.05
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(engines, "CHUNK", C)
+    monkeypatch.setattr(torch_engine, "CHUNK", C)
 
 
 def engine_of(optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, seed=1, graph_seed=0, **given) -> TorchEngine:
@@ -134,7 +135,7 @@ class Naive(Table):
 
 def test_naive_prefetch_is_noticed(small_chunks, monkeypatch):
     judge = train(engine_of())
-    monkeypatch.setattr(engines, "Table", Naive)
+    monkeypatch.setattr(torch_engine, "Table", Naive)
     assert not torch.equal(train(engine_of(ahead=True))[0], judge[0])
 
 

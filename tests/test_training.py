@@ -77,7 +77,8 @@ def test_tensorboard_holds_the_curves(run):
 def test_cold_training_through_the_loop_equals_the_plain_model(run):
     """The whole loop (blocks, shuffling, noise, rate, batches) against PlainSGNS fed the same batches."""
     from helpers.models.sgns import PlainSGNS
-    from helpers.training.engines import TorchEngine, new_tables
+    from helpers.training.engines import new_tables
+    from helpers.training.torch_engine import TorchEngine
 
     c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05, engine="torch", row_type="float32")
     seen, original = [], TorchEngine._train

@@ -19,9 +19,9 @@ from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import SampleLoss, choose_engine, new_tables
+from helpers.training.engines import SampleLoss, new_tables
 from helpers.training.extend import extended_tables, pairs_with_new
-from helpers.training.plan import placed
+from helpers.training.plan import choose_engine, placed
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from helpers.artefacts import sentences_for_disk_errors, sha256
 from helpers.config import Config
+from helpers.errors import ConfigError
 from helpers.memory import START_COLUMNS, Rates, Training, available_ram
 from helpers.models.smoothing import THREADS, choose_warm_start, fill_start, smoothing_step
 from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
@@ -19,10 +21,27 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import ROW_TYPES, as_tensor, rounded
-from helpers.training.engines import SampleLoss, TorchEngine, choose_engine, gpu_room, state_bytes
+from helpers.rows.optimizers import STOCK
+from helpers.training.engines import KernelEngine, SampleLoss
+from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 20
+
+
+def choose_engine(config: Config) -> tuple[type, str]:
+    """The engine and why: TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
+    stock = config.optimizer in STOCK
+    if config.engine == "kernel" and stock:
+        raise ConfigError(f"optimizer = {config.optimizer!r} is trained by torch alone: choose engine 'torch' or 'auto'.")
+    if config.engine == "kernel":
+        return KernelEngine, "numba kernels on CPU cores, as asked for"
+    why = "as asked for" if config.engine == "torch" else f"for optimizer {config.optimizer}" if stock else ""
+    if pick_device(config).type == "cuda":
+        why = f"on {torch.cuda.get_device_name()}"
+    if why and config.context_parts > 1:
+        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel' and device 'cpu'.")
+    return (TorchEngine, f"torch in batches, {why}") if why else (KernelEngine, "numba kernels on CPU cores, as there is no GPU in use")
 
 
 def training_of(config: Config, pairs: Pairs) -> Training:
@@ -30,7 +49,8 @@ def training_of(config: Config, pairs: Pairs) -> Training:
     warm_start = choose_warm_start(pairs.papers) if config.warm_start is None else config.warm_start
     steps = len(warm_start) if any(warm_start) and not config.extends else 0
     P = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
-    how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu_room(config, pairs.papers, P)
+    gpu = gpu_room(config, pairs.papers, P) if choose_engine(config)[0] is TorchEngine else 0
+    how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu
     return Training(pairs.papers, P, config.dimensions, *how, config.context_parts, config.tables_on_disk)
 
 

@@ -15,8 +15,9 @@ from helpers.memory import batch_bytes, in_words
 from helpers.models.sgns import sgns_loss
 from helpers.pairs.noise import alias_table
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
-from helpers.training.engines import KernelEngine, TorchEngine, new_tables
+from helpers.training.engines import KernelEngine, new_tables
 from helpers.training.loop import rate_of
+from helpers.training.torch_engine import TorchEngine
 from tests.benchmarks.cpu import planted_score
 from tests.peers import SparseSGNS
 from tests.planted import planted

@@ -1,0 +1,165 @@
+"""Training by torch, in batches, on any device: chunks of pairs share negatives, tables are in spans, and the optimiser is any."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+
+from helpers.config import Config
+from helpers.errors import TrainingError, in_a_line
+from helpers.memory import TABLES, available_gpu, batch_bytes, hot_rows
+from helpers.models.sgns import shared_gradients
+from helpers.rows.optimizers import new_state
+from helpers.rows.tables import Table, Working
+from helpers.training.engines import Engine
+
+CHUNK = 4096  # pairs that share their negatives, at most
+LEAST_PAIRS, LEAST_STEPS = 1024, 256  # of a batch, and batches an epoch: a small graph is trained in smaller ones
+
+
+class Batch(NamedTuple):
+    """Some pairs, their negatives, and the rows of them all: targets, contexts int64 (B,), negatives int64 (n, S), places in those rows."""
+
+    targets: torch.Tensor
+    contexts: torch.Tensor
+    negatives: torch.Tensor
+    rows: tuple[Working, Working]
+
+
+class TorchEngine(Engine):
+    """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
+
+    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
+    is free beside a batch; ahead: rows travel while others are trained, None = on a GPU; direct: kernels move them, None = if faster.
+    """
+
+    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead: bool | None = None, direct: bool | None = None, **given):
+        super().__init__(config, indptr, *tables, **given)
+        N, D = self.target.shape
+        self.device = pick_device(config)
+        on_gpu = self.device.type == "cuda"
+        self.pairs = batch_size(config, self.blocks.pairs)
+        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
+        self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
+        self.ahead = on_gpu if ahead is None else ahead
+        self.tables = []
+        for table in TABLES:
+            state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
+            mapped = bool(config.tables_on_disk) and table == "target"
+            where = self.device, self.hot[table], self.ahead, mapped, direct
+            self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
+        self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
+        self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
+        self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
+
+    def flush(self) -> None:
+        """Bring target, context and their state up to date."""
+        for table in self.tables:
+            table.flush()
+
+    def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
+        return self.tables[TABLES.index(table)].read(ids)
+
+    def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
+        """Train the block's pairs once, in a random order; returns how many they are. TrainingError where the GPU gives up."""
+        with gpu_errors_told(self):
+            targets, contexts = self._pairs(epoch, block)
+            seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
+            generator = torch.Generator(self.device).manual_seed(seed)
+            order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
+            parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
+            before, batch, step = None, self._ask(next(parts, None), generator), 2 * seed
+            while batch:
+                following = self._ask(next(parts, None), generator, batch) if self.ahead else None
+                self._train(batch, before, learning_rate, step)
+                progress(len(batch.targets))
+                before, batch = batch, following if self.ahead else self._ask(next(parts, None), generator)
+                step = (step + 2) & 0x7FFFFFFF
+        return len(targets)
+
+    def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
+        # a block's targets and contexts, int32 (B,), on the device; the next block is read beside the training of this one
+        on_gpu = self.device.type == "cuda"
+
+        def read(block):
+            return [torch.from_numpy(ids).pin_memory() if on_gpu else torch.from_numpy(ids) for ids in self.blocks.block(epoch, block)]
+
+        reading = self._read_ahead.pop((epoch, block), None) or self._reader.submit(read, block)
+        if block + 1 < self.blocks.blocks:
+            self._read_ahead = {(epoch, block + 1): self._reader.submit(read, block + 1)}
+        return (ids.to(self.device, non_blocking=True) for ids in reading.result())
+
+    def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
+        if pairs is None:
+            return None
+        size = -(-len(pairs[0]) // CHUNK), self.config.shared_negatives
+        papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
+        kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
+        negatives = torch.where(kept, papers, self._alias[papers].long())
+        asked, places = [], []
+        for i, ids in enumerate((pairs[0].long(), torch.cat([pairs[1].long(), negatives.flatten()]))):
+            unique, index = torch.unique(ids, return_inverse=True)  # once: a paper may be context and negative of one batch
+            asked.append(self.tables[i].ask(unique, before and before.rows[i]))
+            places.append(index)
+        B = len(pairs[0])
+        return Batch(places[0], places[1][:B], places[1][B:].view(size), tuple(asked))
+
+    def _train(self, batch: Batch, before: Batch | None, learning_rate: float, seed: int) -> None:
+        B, chunks, D = len(batch.targets), len(batch.negatives), self.target.shape[1]
+        more = -B % chunks  # that fill the chunks up, and count nothing
+        rows = [table.arrive(batch.rows[i], before and before.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
+        present = (torch.arange(B + more, device=self.device) < B).float().view(chunks, -1)
+        looked_up = [of[torch.nn.functional.pad(ids, (0, more))].view(chunks, -1, D) for of, ids in zip(rows, batch[:2], strict=True)]
+        weight = self.config.negatives / self.config.shared_negatives
+        gradients = [part.view(-1, D).float() for part in shared_gradients(*looked_up, rows[1][batch.negatives], weight, present)]
+        of_targets = torch.zeros(rows[0].shape, device=self.device).index_add_(0, batch.targets, gradients[0][:B])
+        of_contexts = torch.zeros(rows[1].shape, device=self.device).index_add_(0, batch.contexts, gradients[1][:B])
+        of_contexts.index_add_(0, batch.negatives.flatten(), gradients[2])
+        for i, gradient in enumerate((of_targets, of_contexts)):
+            self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
+
+
+def batch_size(config: Config, P: int) -> int:
+    """Pairs a step of the torch engine, of P pairs an epoch."""
+    return min(config.batch_pairs, max(LEAST_PAIRS, P // LEAST_STEPS))
+
+
+def state_bytes(config: Config) -> int:
+    """Bytes that the optimiser keeps of a row."""
+    return sum(values.nbytes for values in new_state(config.optimizer, 1, config.dimensions).values())
+
+
+def gpu_room(config: Config, N: int, P: int) -> int:
+    """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
+    if pick_device(config).type != "cuda":
+        return 0
+    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
+    return max(0, available_gpu(config.gpu_memory) - beside)
+
+
+@contextlib.contextmanager
+def gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
+    """Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows = sum(hot * table.home["rows"][:1].nbytes for hot, table in zip(engine.hot.values(), engine.tables, strict=True)) / 1e9
+        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
+        told = f"GPU memory ran out ({rows:.1f} GB of rows there, batches of {engine.pairs:,} pairs)"
+        raise TrainingError(f"{told}: run this again with {fits}; the last checkpoint is untouched.") from error
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        told = f"The GPU failed ({in_a_line(error)})"
+        raise TrainingError(f"{told}: restart the runtime and run this again; the last checkpoint is untouched.") from error
+
+
+def pick_device(config: Config) -> torch.device:
+    """The compute device: the setting, or the GPU where there is one."""
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise TrainingError("device = 'cuda', but this machine has no GPU that torch can use; choose a GPU runtime, or device 'cpu'.")
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
