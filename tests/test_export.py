@@ -18,8 +18,7 @@ from helpers.config import Config
 from helpers.errors import ArtefactError, ConfigError
 from helpers.export import formats
 from helpers.export.embeddings import open_answer, open_embeddings, with_rows, write_embeddings
-from helpers.export.formats import FORMS, dequantised, quantised
-from helpers.export.write import export_forms, recall_at_10, sizes
+from helpers.export.formats import FORMS, dequantised, export_forms, quantised, recall_at_10, sizes
 from helpers.models.smoothing import weigh
 
 N, D = 230, 12
