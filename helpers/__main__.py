@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import new_file, read_json, refuse_another_run, sentences_for_disk_errors
+from helpers.artefacts import MANIFEST, new_file, read_json, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
@@ -74,32 +74,30 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(arguments)
         if given.command == "environment":
-            return environment()
+            return _environment()
         if given.command == "repository":
             for path in rewrite_repository(given.address, given.tag):
                 print(f"{path} now names {given.address} at {given.tag}")
             return 0
         settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
         config = Config.of_preset(given.preset, **settings)
-        filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
-        training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
+        filters, training = ({name: settings[name] for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
         parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
         parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}
         _check_places(config)
         refuse_another_run(config, training=True)
-        return run(config, parameters)
+        return _run(config, parameters)
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        what_stays = "what is finished stays, and training goes on from the last whole checkpoint"
-        print(f"Stopped. Run the same command again: {what_stays}.", file=sys.stderr)
+        print("Stopped. Run the same command again: what is finished stays, training goes on from the last checkpoint.", file=sys.stderr)
         return 130
 
 
-def environment() -> int:
-    """Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise."""
+def _environment() -> int:
+    # Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise
     rows = checks(Path.cwd())
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for what, found, verdict in rows:
@@ -108,7 +106,7 @@ def environment() -> int:
 
 
 def _check_places(config: Config) -> None:
-    """Raise a UserError where a dump is missing or `out` cannot be written: before anything is."""
+    # Raise a UserError where a dump is missing or `out` cannot be written: before anything is
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
     files_of(config.dumps)
@@ -121,8 +119,8 @@ def _check_places(config: Config) -> None:
         probe.write(bytes(PROBE_BYTES))
 
 
-def run(config: Config, parameters: dict) -> int:
-    """Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`."""
+def _run(config: Config, parameters: dict) -> int:
+    # Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
     from nbclient.exceptions import DeadKernelError
 
@@ -132,9 +130,8 @@ def run(config: Config, parameters: dict) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
-        own = {name: parameters[name] for name in papermill.inspect_notebook(str(notebook)) if name in parameters}
-        start = time.perf_counter()
-        line = f"[{place}/{len(notebooks)}] {notebook.stem}"
+        own = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+        start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
         (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with tempfile.TemporaryDirectory() as folder:
@@ -142,11 +139,10 @@ def run(config: Config, parameters: dict) -> int:
             try:
                 with _kernel_kept_quiet():
                     shown = {"progress_bar": False, "stdout_file": _LastLine(line)}
-                    papermill.execute_notebook(str(notebook), str(executed), own, cwd=str(notebook.parent), **shown)
+                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, **shown)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or run the same command again to go on from the last checkpoint"
-                killed = f"The process that ran {notebook.stem} was killed, most likely for want of memory"
-                raise TrainingError(f"{killed}: {advice}.") from None
+                raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                     raise UserError(error.evalue) from None
@@ -163,7 +159,7 @@ def run(config: Config, parameters: dict) -> int:
 
 @contextlib.contextmanager
 def _kernel_kept_quiet():
-    """Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages."""
+    # Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages
     sys.stderr.flush()
     with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -174,7 +170,7 @@ def _kernel_kept_quiet():
 
 
 class _LastLine(io.TextIOBase):
-    """A file that shows of what is written to it the last line (a notebook's progress) in a terminal, and everywhere what must be TOLD."""
+    # A file that shows of what is written to it the last line (a notebook's progress) in a terminal, and everywhere what must be TOLD
 
     def __init__(self, prefix: str):
         self.prefix = prefix
@@ -190,14 +186,12 @@ class _LastLine(io.TextIOBase):
 
 
 def _outcome(stem: str, config: Config) -> str:
-    """What a notebook made, in a few words, read from its artefacts."""
+    # What a notebook made, in a few words, read from its artefacts
     out = Path(config.out)
     if stem == "01_preprocess":
-        report = read_json(out / "corpus" / "report.json", stem)
-        return f"{report['papers']['kept']:,} papers, {report['citations']['kept']:,} citations"
+        return "{papers[kept]:,} papers, {citations[kept]:,} citations".format(**read_json(out / "corpus" / "report.json", stem))
     if stem == "02_build_pairs":
-        manifest = read_json(out / "pairs" / "manifest.json", stem)
-        return f"{manifest['pairs']:,} training pairs, {manifest['heldout']:,} citations held out"
+        return "{pairs:,} training pairs, {heldout:,} citations held out".format(**read_json(out / "pairs" / MANIFEST, stem))
     if stem == "03_train_embeddings":
         last = list(csv.DictReader((out / "log.csv").read_text().splitlines()))[-1]
         if last["epoch"] == "0":

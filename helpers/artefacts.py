@@ -69,7 +69,7 @@ def _delete(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    # Wait until a file, or a folder's list of names, is on the disk
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,8 +84,8 @@ def write_json(path: str | os.PathLike, value: dict) -> None:
 
 
 def _as_json(value) -> bytes:
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # JSON's own escape of a file name's odd bytes
+    # backslashreplace: JSON's own escape of a file name's odd bytes
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def sha256(path: str | os.PathLike) -> str:

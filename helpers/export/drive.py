@@ -1,8 +1,6 @@
-"""Keeping results on Google Drive, or in any folder: copied under new names, opened again and verified, the manifest last.
-
-Drive's mount writes to the machine's own disk first, may drop in the middle, and counts deleted files until its Trash is emptied; so
-nothing is memory-mapped, appended or renamed there, and a failed copy is cut to 0 bytes before it is deleted.
-"""
+"""Keeping results on Google Drive, or in any folder: copied under new names, opened again and verified, the manifest last."""
+# Drive's mount writes to the machine's own disk first, may drop in the middle, and counts deleted files until its Trash is emptied; so
+# nothing is memory-mapped, appended or renamed there, and a failed copy is cut to 0 bytes before it is deleted.
 
 import contextlib
 import errno
@@ -22,18 +20,17 @@ COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
 FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-REFUSALS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL}
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FULL)
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
 
 def colab_drive():
     """Colab's module `drive`; None where this is not Colab."""
-    try:
+    with contextlib.suppress(ImportError):
         from google.colab import drive
-    except ImportError:
-        return None
-    return drive
+
+        return drive
 
 
 def mount(folder: str) -> Path:
@@ -80,7 +77,7 @@ def keep(source: Path, place: Path, name: str) -> Path:
 
 
 def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
-    """Copy a finished folder: every file is opened again and compared by size and sha256; a folder without the manifest is not whole."""
+    # Copy a finished folder: every file is opened again and compared by its sha256; a folder without the manifest is not whole
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
     check_space(copy.parent, _size(source))
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
@@ -95,10 +92,8 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
 
 
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
-    """(keep, elsewhere) for `train`: copies checkpoints of `each` bytes into `drive_folder/NAME-checkpoints`, the newest `most` left there.
-
-    (None, None) for drive_folder "". With `most` 1 the old one makes room before the new one is copied. ArtefactError: they do not fit.
-    """
+    """(keep, elsewhere) for `train`: the newest `most` checkpoints of `each` bytes are kept in `drive_folder`; ArtefactError: no room."""
+    # None both for drive_folder "". In `drive_folder/NAME-checkpoints`; with `most` 1 the old one makes room before the new one is copied
     if not drive_folder:
         return None, None
     place = mount(drive_folder) / f"{name}-checkpoints"
@@ -181,7 +176,7 @@ def _copy_file(source: Path, copy: Path, on_bytes) -> None:
 
 
 def _erase(folder: Path) -> None:
-    """Delete a half copy, its files cut to nothing first: what is in Drive's Trash counts against the quota."""
+    # Delete a half copy, its files cut to nothing first: what is in Drive's Trash counts against the quota
     with contextlib.suppress(OSError):
         for file in folder.iterdir():
             os.truncate(file, 0)

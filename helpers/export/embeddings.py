@@ -70,10 +70,8 @@ class Answer:
         return known if known or not self.pairs else evaluate(self.pairs, self.target, self.context)
 
     def reaching(self, reach: int, folder: Path) -> "Answer":
-        """These vectors with the target table smoothed `reach` steps over the training pairs: float16, memory-mapped in `folder`.
-
-        The scores among the facts stay those of reach 0. Raises ArtefactError for vectors opened finished: their pairs are not here.
-        """
+        """These vectors with targets smoothed `reach` steps over the training pairs, float16; ArtefactError for vectors opened finished."""
+        # They are memory-mapped in `folder`; the scores among the facts stay those of reach 0
         if not reach:
             return self
         if self.pairs is None:
