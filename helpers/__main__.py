@@ -99,9 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _environment() -> int:
     # Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise
     rows = checks(Path.cwd())
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for what, found, verdict in rows:
-        print(f"{what:<{widths[0]}}  {found:<{widths[1]}}  {verdict}")
+        print(f"{what:<12}{found:<20}  {verdict}")
     return 0 if all(verdict in ("OK", "not needed on Colab") for _, _, verdict in rows) else 2
 
 

@@ -33,8 +33,7 @@ def publication_years(years: np.ndarray) -> Figure:
     missing, known = np.isnan(years).sum(), years[~np.isnan(years)].astype(int)
     figure, axes = _figure(f"Publication years of {len(known):,} papers ({missing:,} more have none)", "year", "papers")
     if len(known):
-        values, counts = np.unique(known, return_counts=True)
-        axes.bar(values, counts, width=1, color=OURS)
+        axes.hist(known, np.arange(known.min(), known.max() + 2) - 0.5, color=OURS)
         axes.set_xlim(np.quantile(known, 0.001) - 1, known.max() + 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -21,6 +21,7 @@ _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may st
 SPARE_BYTES = 50_000_000  # left free beside what is copied
 FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
 REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FULL)
+REFUSALS[errno.EEXIST] = "it is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER"
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
@@ -42,8 +43,6 @@ def mount(folder: str) -> Path:
         except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
             raise ArtefactError(f"Google Drive was not mounted ({error}); run this cell again and allow the access it asks for.") from error
         place = MOUNT / "MyDrive" / folder
-    if place.is_file():
-        raise ArtefactError(f"{place} is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER.")
     with _sentences(place):
         place.mkdir(parents=True, exist_ok=True)
     return place
@@ -145,22 +144,20 @@ def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
 
 def open_finished(place: str, downloads: Path) -> Path:
     """The folder of finished embeddings, verified, that `place` is, or links to (on Drive; it comes into `downloads`); ArtefactError."""
-    folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
+    folder = Path(place).expanduser()
+    if "://" in place:
+        if not (found := DRIVE_LINK.search(place)):
+            raise ArtefactError(f"{place} is not a link to a Google Drive folder; share it and copy its link (.../drive/folders/...).")
+        folder = downloads / found[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        from_drive("download_folder", place, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
+        folder = next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
     if not folder.is_dir():
         raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
     if not (folder / MANIFEST).exists():
         raise ArtefactError(f"{folder} holds no {MANIFEST}; give one of the folders that notebook 06 made, or download it again.")
     read_manifest(folder, "the export (notebook 06), or the download,", verify=True)
     return folder
-
-
-def _download(link: str, downloads: Path) -> Path:
-    if not (found := DRIVE_LINK.search(link)):
-        raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
-    folder = downloads / found[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    from_drive("download_folder", link, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
-    return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
 
 
 def _size(folder: Path) -> int:

@@ -27,11 +27,6 @@ NOTEBOOK = "notebook 04_evaluate_neighbors"
 COLUMNS = ("paper_id", "title", "year", "degree")
 
 
-def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context: np.ndarray, **facts) -> None:
-    """Write `folder` of float (N, D) tables, as float16, N papers with COLUMNS, and facts; ArtefactError where float16 is too small."""
-    write_form(folder, "npy_float16", {"target": target, "context": context}, with_rows(papers), {"dtype": "float16", **facts})
-
-
 def with_rows(papers: pa.Table) -> pa.Table:
     """The papers' columns of the export, with `row` int32 in front."""
     return pa.table({"row": np.arange(len(papers), dtype=np.int32), **{name: papers[name] for name in COLUMNS}})
@@ -87,14 +82,16 @@ class Answer:
         return dataclasses.replace(self, target=smoothed, facts={**self.facts, "reach": reach})
 
     def keep(self, folder: Path, metrics: dict) -> Path:
-        """Write the vectors as `folder`, unless they were opened finished; returns where they are. metrics: those of reach 0."""
+        """Write the vectors, as float16, into `folder`, unless they were opened finished; returns where they are; ArtefactError."""
+        # metrics: those of reach 0
         if self.pairs is None:
             return Path(self.where)
         facts = {**self.facts, "metrics": metrics}
         if finished(folder, facts):
             print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
         else:
-            write_embeddings(folder, self.papers, self.target, self.context, **facts)
+            tables = {"target": self.target, "context": self.context}
+            write_form(folder, "npy_float16", tables, with_rows(self.papers), {"dtype": "float16", **facts})
         return folder
 
 

@@ -95,13 +95,11 @@ def part_rows(N: int, parts: int, part: int) -> np.ndarray:
 
 
 class PairBlocks(PairSource):
-    """The pairs of a CSR by target, each target's at once, in runs of neighbouring targets, in a seeded random order: each once an epoch.
+    """The pairs of a CSR by target (indptr int64 (N+1,), contexts int32 (P,)), each target's at once, in a seeded order, once an epoch."""
 
-    indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many pairs a block holds.
-    """
-
-    # A target is never split, so a block may be larger or, after a larger one, empty. With parts > 1 an epoch goes through all targets once
-    # for each part of the contexts, of which one at a time is then in memory (PyTorch-BigGraph: Lerer et al. 2019).
+    # It is runs of neighbouring targets that are in random order. block_pairs: about how many pairs a block holds: a target is never split,
+    # so a block may be larger or, after a larger one, empty. With parts > 1 an epoch goes through all targets once for each part of the
+    # contexts, of which one at a time is then in memory (PyTorch-BigGraph: Lerer et al. 2019).
     settings = {"pairs_from": "citations"}  # noqa: RUF012
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, parts: int = 1):

@@ -82,15 +82,13 @@ def _cut(total: int, size: int) -> list[int]:
     return [min(size, total - first) for first in range(0, total, size)]
 
 
-def write_shards(
-    source: PairSource, folder: str | Path, made_of: dict, epoch: int = 0, shard_pairs: int = SHARD_PAIRS, group_pairs: int = GROUP_PAIRS
-) -> dict:
+def write_shards(source: PairSource, folder: Path, made_of: dict, epoch=0, shard_pairs=SHARD_PAIRS, group_pairs=GROUP_PAIRS) -> dict:
     """Write an epoch of a source, shuffled over all of it, as shards of exactly shard_pairs pairs (the last may hold fewer).
 
-    shard-00000.parquet, ...: columns target and context, int32. made_of: the fingerprint of the pairs that the source was made of. Returns
-    the manifest; raises ConfigError where memory or disk is too small, ArtefactError where they cannot be written or there are no pairs.
+    Returns their manifest; raises ConfigError where memory or disk is too small, ArtefactError where there is nothing to write.
     """
-    # It takes 8 bytes of disk a pair and about 0.3 GB of memory
+    # shard-00000.parquet, ...: columns target and context, int32; row groups of group_pairs. made_of: the fingerprint of the pairs that the
+    # source was made of. It takes 8 bytes of disk a pair and about 0.3 GB of memory
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
     ram = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs)
     preflight(Path(folder), ram, 9 * source.pairs, source.pairs / 2e7, "free some, or choose another machine or folder")
