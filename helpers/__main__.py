@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import io
 import logging
 import os
@@ -13,13 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import MANIFEST, new_file, read_json, refuse_another_run, sentences_for_disk_errors
+from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
-from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 PROBE_BYTES = 1 << 20
@@ -131,14 +129,14 @@ def _run(config: Config, parameters: dict) -> int:
     for place, notebook in enumerate(notebooks, start=1):
         own = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
         start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
+        shown = _LastLine(line)
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
         (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with tempfile.TemporaryDirectory() as folder:
             executed = Path(folder) / notebook.name
             try:
                 with _kernel_kept_quiet():
-                    shown = {"progress_bar": False, "stdout_file": _LastLine(line)}
-                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, **shown)
+                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=shown)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or run the same command again to go on from the last checkpoint"
                 raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
@@ -151,7 +149,7 @@ def _run(config: Config, parameters: dict) -> int:
                 return 1
             with new_file(Path(config.out) / notebook.name) as copy:
                 shutil.copy(executed, copy)
-        print(f"{line}: {time.perf_counter() - start:.0f} s, {_outcome(notebook.stem, config)}", flush=True)
+        print(f"{line}: {time.perf_counter() - start:.0f} s, {shown.last}", flush=True)
     print(f"Everything is in {config.out}")
     return 0
 
@@ -169,44 +167,20 @@ def _kernel_kept_quiet():
 
 
 class _LastLine(io.TextIOBase):
-    # A file that shows of what is written to it the last line (a notebook's progress) in a terminal, and everywhere what must be TOLD
+    # A file that keeps the last line written to it (a notebook's progress and, in the end, what it made), and shows it in a terminal;
+    # what must be TOLD it shows everywhere
 
     def __init__(self, prefix: str):
-        self.prefix = prefix
+        self.prefix, self.last = prefix, ""
 
     def write(self, text: str) -> None:
         for line in text.splitlines() if "\r" not in text else ():
             if TOLD.search(line):
                 print(f"  {line}", flush=True)
-        lines = text.replace("\r", "\n").strip().splitlines()
-        if lines and sys.stdout.isatty():
+        self.last = [self.last, *text.replace("\r", "\n").strip().splitlines()][-1]
+        if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{self.prefix}: {lines[-1]}"[: width + 4], end="\r", flush=True)
-
-
-def _outcome(stem: str, config: Config) -> str:
-    # What a notebook made, in a few words, read from its artefacts
-    out = Path(config.out)
-    if stem == "01_preprocess":
-        return "{papers[kept]:,} papers, {citations[kept]:,} citations".format(**read_json(out / "corpus" / "report.json", stem))
-    if stem == "02_build_pairs":
-        return "{pairs:,} training pairs, {heldout:,} citations held out".format(**read_json(out / "pairs" / MANIFEST, stem))
-    if stem == "03_train_embeddings":
-        last = list(csv.DictReader((out / "log.csv").read_text().splitlines()))[-1]
-        if last["epoch"] == "0":
-            return "0 epochs: the warm start alone"
-        loss = f"loss {float(last['loss']):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
-        return f"{last['epoch']} epochs, {loss} after {int(last['pairs']):,} pairs"
-    if stem == "04_evaluate_neighbors":
-        metrics = read_json(out / "metrics.json", stem)
-        if "mrr" not in metrics:
-            return "nothing was held out; vectors in embeddings/"
-        scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())
-        vectors = f"vectors smoothed to a reach of {config.reach} (MRR: before that) in" if config.reach else "vectors in"
-        return f"held-out MRR {metrics['mrr']:.3f} ({scores}); {vectors} embeddings/"
-    if stem == "06_export_to_drive":
-        return f"{', '.join(sorted(path.name for path in (out / 'exports').iterdir() if path.is_dir()))} in exports/"
-    return "done"
+            print(f"\r\033[K{self.prefix}: {self.last}"[: width + 4], end="\r", flush=True)
 
 
 if __name__ == "__main__":
