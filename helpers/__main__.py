@@ -20,10 +20,7 @@ from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
-PROBE_BYTES = 1 << 20
-TOLD = re.compile(
-    r"Checkpoint \S*\d|was not written|stays as it is|files were read before|different formats|Written before|papers are known"
-)
+TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
 SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts")  # and notebook 03 these
 
@@ -113,7 +110,7 @@ def _check_places(config: Config) -> None:
     if not place.is_dir():
         raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
     with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
-        probe.write(bytes(PROBE_BYTES))
+        probe.write(bytes(1 << 20))
 
 
 def _run(config: Config, parameters: dict) -> int:
@@ -158,12 +155,10 @@ def _run(config: Config, parameters: dict) -> int:
 def _kernel_kept_quiet():
     # Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages
     sys.stderr.flush()
-    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
+    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere, contextlib.ExitStack() as afterwards:
+        afterwards.callback(os.dup2, ours.fileno(), 2)
         os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(ours.fileno(), 2)
+        yield
 
 
 class _LastLine(io.TextIOBase):
@@ -179,8 +174,8 @@ class _LastLine(io.TextIOBase):
                 print(f"  {line}", flush=True)
         self.last = [self.last, *text.replace("\r", "\n").strip().splitlines()][-1]
         if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{self.prefix}: {self.last}"[: width + 4], end="\r", flush=True)
+            width = shutil.get_terminal_size().columns
+            print(f"\r\033[K{self.prefix}: {self.last}"[: width + 3], end="\r", flush=True)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,9 @@ def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
 def commit() -> str:
     """The checkout's git commit, "unknown" where there is no git or no checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"]
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return "unknown"
 
 
 def _device_name() -> str:

@@ -16,7 +16,6 @@ from helpers.errors import ArtefactError
 from helpers.progress import progress
 
 MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
-COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
 FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
@@ -54,8 +53,8 @@ def flush_and_unmount() -> None:
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            told = f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
-            raise ArtefactError(told) from error
+            told = "the last files may not be there; look at drive.google.com before closing"
+            raise ArtefactError(f"Google Drive could not be flushed ({error}): {told}.") from error
 
 
 def check_space(place: Path, need: int) -> None:
@@ -166,7 +165,7 @@ def _size(folder: Path) -> int:
 
 def _copy_file(source: Path, copy: Path, on_bytes) -> None:
     with open(source, "rb") as reader, open(copy, "xb") as writer:
-        while part := reader.read(COPY_BYTES):
+        while part := reader.read(1 << 24):  # large, because every write crosses the network
             on_bytes(writer.write(part))
         writer.flush()
         os.fsync(writer.fileno())

@@ -24,17 +24,15 @@ from helpers.rows.bfloat16 import Float32Rows, ReadThrough
 from helpers.training.checkpoint import checkpoint_hash, trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
-COLUMNS = ("paper_id", "title", "year", "degree")
 
 
 def with_rows(papers: pa.Table) -> pa.Table:
     """The papers' columns of the export, with `row` int32 in front."""
-    return pa.table({"row": np.arange(len(papers), dtype=np.int32), **{name: papers[name] for name in COLUMNS}})
+    return papers.select(["paper_id", "title", "year", "degree"]).add_column(0, "row", pa.array(np.arange(len(papers), dtype=np.int32)))
 
 
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
     """(papers, target, context, manifest) of a finished folder of .npy or int8 form, the vectors memory-mapped; raises ArtefactError."""
-    folder = Path(folder)
     manifest = read_manifest(folder, NOTEBOOK)
     form = manifest.get("form")
     if form not in ("npy_float16", "npy_float32", "int8"):

@@ -107,39 +107,33 @@ def _write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table
             file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
 
 
-def _projector_rows(papers: pa.Table) -> np.ndarray:
-    # The rows that the projector's files hold: the PROJECTOR_POINTS most cited papers that can be shown
-    return np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
-
-
-def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
-    # `vectors.tsv` (of targets) and `metadata.tsv` of the PROJECTOR_POINTS most cited titled papers, for projector.tensorflow.org
-    rows = _projector_rows(papers)
+def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> int:
+    # `vectors.tsv` (of targets) and `metadata.tsv` for projector.tensorflow.org; returns how many rows they have
+    rows = np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]  # the most cited papers that can be shown
     np.savetxt(folder / "vectors.tsv", np.asarray(tables["target"][rows], np.float32), fmt="%.5f", delimiter="\t")
     shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()
     lines = ["\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) for paper in shown]
     # a header, because there is more than one column
     (folder / "metadata.tsv").write_text("\n".join(["title\tyear\tcitations\tpaper_id", *lines, ""]), encoding="utf-8")
+    return len(rows)
 
 
 class _Form(NamedTuple):
     # One form: how to write it, how large it will be, and what reading it back gives
 
-    write: Callable[[Path, dict[str, np.ndarray], pa.Table], None]  # (folder, {"target": (N, D), "context": (N, D)}, papers)
+    # (folder, {"target": (N, D), "context": (N, D)}, papers) -> how many rows were written, None for all
+    write: Callable[[Path, dict[str, np.ndarray], pa.Table], int | None]
     bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
     read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
 
 
 def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
     """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
-    rows, D = tables["target"].shape
     with new_folder(folder) as new:
-        FORMS[form].write(new, tables, papers)
-        if form == "projector":
-            rows = len(_projector_rows(papers))
-        else:
+        rows = FORMS[form].write(new, tables, papers) or len(papers)
+        if form != "projector":
             pa.parquet.write_table(papers, new / "papers.parquet")
-        write_manifest(new, **{**facts, "form": form, "shape": [rows, D]})
+        write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
 
 
 def _each(write_one: Callable) -> Callable:

@@ -16,10 +16,9 @@ NOTEBOOK = "notebook 02_build_pairs"
 RANGE_PAIRS = 1 << 26  # pairs laid out in memory at a time: 256 MB
 
 
-def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | None = None) -> np.ndarray:
-    """Places int64 (n,), ascending, of a fraction of the citations by `eligible` papers, bool (N,), None for all; indptr: int64 (N+1,)."""
-    counts = np.diff(indptr) if eligible is None else np.where(eligible, np.diff(indptr), 0)
-    before = np.cumsum(counts)
+def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | bool = True) -> np.ndarray:
+    """Places int64 (n,), ascending, of a fraction of the citations by `eligible` papers, bool (N,), True for all; indptr: int64 (N+1,)."""
+    before = np.cumsum(np.diff(indptr) * eligible)
     of, size = int(before[-1]), round(fraction * int(before[-1]))
     few, drawn = size <= of // 4, np.empty(0, np.int64)
     while few and len(drawn) < size:  # so that memory follows what is hidden, not all that could be
