@@ -10,9 +10,8 @@ OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
-    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")  # inches
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": x, "ylabel": y})  # inches
     figure.suptitle(title, x=0.01, ha="left")
-    axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # shown by the cell that returns it, and once only
     return figure, axes

@@ -18,8 +18,7 @@ from helpers.progress import progress
 MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
-FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FULL)
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "there is no space left; empty Drive's Trash or take a smaller form, then run again")
 REFUSALS[errno.EEXIST] = "it is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER"
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
@@ -53,8 +52,7 @@ def flush_and_unmount() -> None:
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            told = "the last files may not be there; look at drive.google.com before closing"
-            raise ArtefactError(f"Google Drive could not be flushed ({error}): {told}.") from error
+            raise ArtefactError(f"Google Drive was not flushed ({error}): the last files may not be there; look into it.") from error
 
 
 def check_space(place: Path, need: int) -> None:

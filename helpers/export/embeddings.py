@@ -59,8 +59,7 @@ class Answer:
 
     def metrics(self) -> dict:
         """The held-out scores: those that came with these very vectors, else measured now."""
-        known = self.facts.get("metrics", {})
-        return known if known or not self.pairs else evaluate(self.pairs, self.target, self.context)
+        return self.facts.get("metrics") or (evaluate(self.pairs, self.target, self.context) if self.pairs else {})
 
     def reaching(self, reach: int, folder: Path) -> "Answer":
         """These vectors with targets smoothed `reach` steps over the training pairs, float16; ArtefactError for vectors opened finished."""
@@ -97,9 +96,8 @@ def open_answer(config: Config, place: str = "") -> Answer:
     """The vectors of the newest checkpoint in `config.out`, or the finished ones of `place` (see open_finished); ArtefactError."""
     if place:
         folder = open_finished(place, Path(config.out) / "downloads")
-        papers, target, context, manifest = open_embeddings(folder)
-        facts = {name: value for name, value in manifest.items() if name != "files"}
-        return Answer(str(folder), papers, target, context, facts, None)
+        *opened, manifest = open_embeddings(folder)
+        return Answer(str(folder), *opened, {name: value for name, value in manifest.items() if name != "files"}, None)
     papers, _, _, report = open_corpus(config)
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)

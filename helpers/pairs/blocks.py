@@ -118,9 +118,8 @@ class PairBlocks(PairSource):
             runs = self.generator(epoch, purpose=ORDER).permutation(-(-len(trained) // run)).astype(np.int32)
             order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
             self._epoch, self._order = epoch, trained[order[order < len(trained)]]
-            starts = np.arange(self.cuts) * self.pairs // self.cuts
             done = np.cumsum(degree[self._order], dtype=np.int64)
-            self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(done))
+            self._bounds = np.append(np.searchsorted(done, np.arange(self.cuts) * self.pairs // self.cuts, side="right"), len(done))
         cut = block % self.cuts
         return self._order[self._bounds[cut] : self._bounds[cut + 1]]
 

@@ -83,8 +83,7 @@ def build_pairs(config: Config) -> dict:
     if config.heldout_after is not None:
         eligible &= papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
         if not (eligible & (np.diff(indptr) > 0)).any():
-            nothing = f"heldout_after = {config.heldout_after} hides nothing"
-            raise ConfigError(f"{nothing}: no paper with citations has a later year; take an earlier one.")
+            raise ConfigError(f"heldout_after = {config.heldout_after} hides nothing: no citing paper is of a later year; take another.")
     if config.extends:  # only references of new papers: on others the old run may have trained
         eligible &= known_rows(config) < 0
     heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
