@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
         config = Config.of_preset(given.preset, **settings)
-        filters, training = ({name: settings[name] for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
+        filters, training = ({name: getattr(config, name) for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
         parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
         parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}

@@ -49,7 +49,7 @@ def _walk(starts, indptr, contexts, length, window, key, out_targets, out_contex
 
 
 class WalkPairs(PairSource):
-    """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; `walks` from each."""
+    """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; an epoch has `walks` from each."""
 
     # A walk starts at each paper with contexts, in a seeded random order, and goes on to any context of where it is, each as likely:
     # held-out citations are not among them. indptr: int64 (N+1,), contexts: int32 (P,), ArtefactError where they do not fit; block_pairs:
