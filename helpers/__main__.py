@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import io
 import logging
 import os
@@ -13,19 +12,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import new_file, read_json, refuse_another_run, sentences_for_disk_errors
+from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import TAG, checks, rewrite_repository
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
-from helpers.training.loop import chance_loss
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
-PROBE_BYTES = 1 << 20
-TOLD = re.compile(
-    r"Checkpoint \S*\d|was not written|stays as it is|files were read before|different formats|Written before|papers are known"
-)
+TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
 SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts")  # and notebook 03 these
 
@@ -74,41 +69,38 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(arguments)
         if given.command == "environment":
-            return environment()
+            return _environment()
         if given.command == "repository":
             for path in rewrite_repository(given.address, given.tag):
                 print(f"{path} now names {given.address} at {given.tag}")
             return 0
         settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
         config = Config.of_preset(given.preset, **settings)
-        filters = {name: value for name in FILTERS if (value := settings.pop(name)) is not None}
-        training = {name: value for name in SETTINGS if (value := settings.pop(name)) is not None}
+        filters, training = ({name: getattr(config, name) for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
         parameters = {name.upper(): value for name, value in settings.items() if value is not None}
         parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
         parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}
         _check_places(config)
         refuse_another_run(config, training=True)
-        return run(config, parameters)
+        return _run(config, parameters)
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        what_stays = "what is finished stays, and training goes on from the last whole checkpoint"
-        print(f"Stopped. Run the same command again: {what_stays}.", file=sys.stderr)
+        print("Stopped. Run the same command again: what is finished stays, training goes on from the last checkpoint.", file=sys.stderr)
         return 130
 
 
-def environment() -> int:
-    """Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise."""
+def _environment() -> int:
+    # Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise
     rows = checks(Path.cwd())
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for what, found, verdict in rows:
-        print(f"{what:<{widths[0]}}  {found:<{widths[1]}}  {verdict}")
+        print(f"{what:<12}{found:<20}  {verdict}")
     return 0 if all(verdict in ("OK", "not needed on Colab") for _, _, verdict in rows) else 2
 
 
 def _check_places(config: Config) -> None:
-    """Raise a UserError where a dump is missing or `out` cannot be written: before anything is."""
+    # Raise a UserError where a dump is missing or `out` cannot be written: before anything is
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
     files_of(config.dumps)
@@ -118,11 +110,11 @@ def _check_places(config: Config) -> None:
     if not place.is_dir():
         raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
     with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
-        probe.write(bytes(PROBE_BYTES))
+        probe.write(bytes(1 << 20))
 
 
-def run(config: Config, parameters: dict) -> int:
-    """Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`."""
+def _run(config: Config, parameters: dict) -> int:
+    # Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
     from nbclient.exceptions import DeadKernelError
 
@@ -132,21 +124,19 @@ def run(config: Config, parameters: dict) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
-        own = {name: parameters[name] for name in papermill.inspect_notebook(str(notebook)) if name in parameters}
-        start = time.perf_counter()
-        line = f"[{place}/{len(notebooks)}] {notebook.stem}"
+        own = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+        start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
+        shown = _LastLine(line)
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
         (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with tempfile.TemporaryDirectory() as folder:
             executed = Path(folder) / notebook.name
             try:
                 with _kernel_kept_quiet():
-                    shown = {"progress_bar": False, "stdout_file": _LastLine(line)}
-                    papermill.execute_notebook(str(notebook), str(executed), own, cwd=str(notebook.parent), **shown)
+                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=shown)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or run the same command again to go on from the last checkpoint"
-                killed = f"The process that ran {notebook.stem} was killed, most likely for want of memory"
-                raise TrainingError(f"{killed}: {advice}.") from None
+                raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                     raise UserError(error.evalue) from None
@@ -156,64 +146,36 @@ def run(config: Config, parameters: dict) -> int:
                 return 1
             with new_file(Path(config.out) / notebook.name) as copy:
                 shutil.copy(executed, copy)
-        print(f"{line}: {time.perf_counter() - start:.0f} s, {_outcome(notebook.stem, config)}", flush=True)
+        print(f"{line}: {time.perf_counter() - start:.0f} s, {shown.last}", flush=True)
     print(f"Everything is in {config.out}")
     return 0
 
 
 @contextlib.contextmanager
 def _kernel_kept_quiet():
-    """Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages."""
+    # Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages
     sys.stderr.flush()
-    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere:
+    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere, contextlib.ExitStack() as afterwards:
+        afterwards.callback(os.dup2, ours.fileno(), 2)
         os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(ours.fileno(), 2)
+        yield
 
 
 class _LastLine(io.TextIOBase):
-    """A file that shows of what is written to it the last line (a notebook's progress) in a terminal, and everywhere what must be TOLD."""
+    # A file that keeps the last line written to it (a notebook's progress and, in the end, what it made), and shows it in a terminal;
+    # what must be TOLD it shows everywhere
 
     def __init__(self, prefix: str):
-        self.prefix = prefix
+        self.prefix, self.last = prefix, ""
 
     def write(self, text: str) -> None:
         for line in text.splitlines() if "\r" not in text else ():
             if TOLD.search(line):
                 print(f"  {line}", flush=True)
-        lines = text.replace("\r", "\n").strip().splitlines()
-        if lines and sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{self.prefix}: {lines[-1]}"[: width + 4], end="\r", flush=True)
-
-
-def _outcome(stem: str, config: Config) -> str:
-    """What a notebook made, in a few words, read from its artefacts."""
-    out = Path(config.out)
-    if stem == "01_preprocess":
-        report = read_json(out / "corpus" / "report.json", stem)
-        return f"{report['papers']['kept']:,} papers, {report['citations']['kept']:,} citations"
-    if stem == "02_build_pairs":
-        manifest = read_json(out / "pairs" / "manifest.json", stem)
-        return f"{manifest['pairs']:,} training pairs, {manifest['heldout']:,} citations held out"
-    if stem == "03_train_embeddings":
-        last = list(csv.DictReader((out / "log.csv").read_text().splitlines()))[-1]
-        if last["epoch"] == "0":
-            return "0 epochs: the warm start alone"
-        loss = f"loss {float(last['loss']):.3f} a pair (chance {chance_loss(config.negatives):.3f})"
-        return f"{last['epoch']} epochs, {loss} after {int(last['pairs']):,} pairs"
-    if stem == "04_evaluate_neighbors":
-        metrics = read_json(out / "metrics.json", stem)
-        if "mrr" not in metrics:
-            return "nothing was held out; vectors in embeddings/"
-        scores = ", ".join(f"{name} {scores['mrr']:.3f}" for name, scores in metrics["baselines"].items())
-        vectors = f"vectors smoothed to a reach of {config.reach} (MRR: before that) in" if config.reach else "vectors in"
-        return f"held-out MRR {metrics['mrr']:.3f} ({scores}); {vectors} embeddings/"
-    if stem == "06_export_to_drive":
-        return f"{', '.join(sorted(path.name for path in (out / 'exports').iterdir() if path.is_dir()))} in exports/"
-    return "done"
+        self.last = [self.last, *text.replace("\r", "\n").strip().splitlines()][-1]
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns
+            print(f"\r\033[K{self.prefix}: {self.last}"[: width + 3], end="\r", flush=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _delete(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    # Wait until a file, or a folder's list of names, is on the disk
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,8 +84,8 @@ def write_json(path: str | os.PathLike, value: dict) -> None:
 
 
 def _as_json(value) -> bytes:
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # JSON's own escape of a file name's odd bytes
+    # backslashreplace: JSON's own escape of a file name's odd bytes
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -96,10 +96,9 @@ def sha256(path: str | os.PathLike) -> str:
 
 def write_manifest(folder: Path, **facts) -> None:
     """Write `manifest.json` into `folder`: the given facts, the code's version, and size and sha256 of every file; call it last."""
-    there = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in there}
-    manifest = {**facts, "code_version": __version__, "files": files}
-    write_json(folder / MANIFEST, {**manifest, "sha256": _seal(manifest)})
+    files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    facts |= {"code_version": __version__, "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files}}
+    write_json(folder / MANIFEST, {**facts, "sha256": _seal(facts)})
 
 
 def _seal(manifest: dict) -> str:
@@ -154,21 +153,20 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
     """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these."""
-    out = Path(config.out)
-    if not (checkpoints := sorted(out.glob(f"checkpoints/*/{MANIFEST}"))):
+    if not (checkpoints := sorted(config.folder("checkpoints").glob(f"*/{MANIFEST}"))):
         return
     differs = []
     for asked, path, names in (
-        (corpus, out / "corpus" / "report.json", CORPUS_SETTINGS),
-        (pairs, out / "pairs" / MANIFEST, PAIRS_SETTINGS),
+        (corpus, config.folder("corpus") / "report.json", CORPUS_SETTINGS),
+        (pairs, config.folder("pairs") / MANIFEST, PAIRS_SETTINGS),
         (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
     ):
         if asked and path.exists():
-            passed_over = ArtefactError if path is checkpoints[-1] else ()  # a damaged one is, when training goes on
-            with contextlib.suppress(passed_over):
+            # a damaged checkpoint is passed over, when training goes on
+            with contextlib.suppress(ArtefactError if path is checkpoints[-1] else ()):
                 differs += differences(read_json(path, "the notebooks")["config"], config.part(names))
     if differs:
-        raise ArtefactError(f"{out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete that folder.")
+        raise ArtefactError(f"{config.out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete it.")
 
 
 def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:

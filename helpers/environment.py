@@ -1,5 +1,6 @@
 """Where a notebook runs: what is installed, what is missing, and errors meant for the user shown as one sentence."""
 
+import contextlib
 import importlib.metadata
 import platform
 import shutil
@@ -28,10 +29,8 @@ def requirements(path: Path = ROOT / "requirements.txt") -> list[tuple[str, str,
 
 def installed(name: str) -> str | None:
     """The version of an installed package, None where there is none."""
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
@@ -55,14 +54,13 @@ def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
 def commit() -> str:
     """The checkout's git commit, "unknown" where there is no git or no checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"]
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return "unknown"
 
 
-def device_name() -> str:
-    """The GPU's name and memory, or "no GPU"."""
+def _device_name() -> str:
+    # The GPU's name and memory
     import torch
 
     if not torch.cuda.is_available():
@@ -76,11 +74,11 @@ def start_notebook() -> None:
         shell.set_custom_exc((UserError,), _one_sentence)
     install_missing()
     print(f"helpers {__version__} (commit {commit()}) in {ROOT}")
-    print(f"Python {platform.python_version()}, {', '.join(f'{name} {installed(name)}' for name in SHOWN)}; {device_name()}")
+    print(f"Python {platform.python_version()}, {', '.join(f'{name} {installed(name)}' for name in SHOWN)}; {_device_name()}")
 
 
 def _one_sentence(shell, kind, error, traceback, tb_offset=None) -> list[str]:
-    """IPython's handler of a UserError: the cell fails and stops Run All, but shows the sentence alone."""
+    # IPython's handler of a UserError: the cell fails and stops Run All, but shows the sentence alone
     sentence = f"{kind.__name__}: {error}"
     shell._showtraceback(kind, error, [sentence])
     return [sentence]
@@ -99,25 +97,23 @@ def checks(folder: Path) -> list[tuple[str, str, str]]:
         rows.append((name, version or "missing", verdict))
     ram, disk = available_ram() / 1e9, shutil.disk_usage(folder).free / 1e9
     rows.append(("RAM", f"{ram:.1f} GB available", "OK" if ram >= 2 else "close other notebooks: the sample needs 1 GB"))
-    rows.append(("GPU", device_name() if installed("torch") else "unknown", "OK"))  # nothing needs one
+    rows.append(("GPU", _device_name() if installed("torch") else "unknown", "OK"))  # nothing needs one
     rows.append(("disk", f"{disk:.1f} GB free in {folder}", "OK" if disk >= 1 else "free some: a run needs 1 GB at least"))
     return rows
 
 
 def rewrite_repository(address: str, tag: str) -> list[Path]:
-    """Put a new public address and tag in place of the old in this module, the notebooks and the README; returns the files changed."""
+    """Put a new public address and tag in place of the old in this module, the notebooks and the README; returns those files."""
     if not address.startswith("https://github.com/") or len(address.split("/")) != 5:
         raise ConfigError(f"{address} is not of the form https://github.com/OWNER/NAME, which Colab's badges need.")
     old, new = REPOSITORY.removeprefix("https://github.com/"), address.removeprefix("https://github.com/")
     forms = (  # that the address and the tag take: in the constant, a setup cell (a notebook's JSON), a badge, a clone command
         '"https://github.com/{}", "{}"', r'\"https://github.com/{}\", \"{}\"', "github/{}/blob/{}/", "--branch {1} https://github.com/{0}"
     )  # fmt: skip
-    changed = []
-    for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", Path(__file__)]:
-        text = after = path.read_text(encoding="utf-8")
+    paths = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", Path(__file__)]
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
         for form in forms:
-            after = after.replace(form.format(old, TAG), form.format(new, tag))
-        if after != text:
-            path.write_text(after, encoding="utf-8")
-            changed.append(path)
-    return changed
+            text = text.replace(form.format(old, TAG), form.format(new, tag))
+        path.write_text(text, encoding="utf-8")
+    return paths

@@ -4,16 +4,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter
 
-OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
-SIZE = (7.5, 3.6)  # inches
+OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": x, "ylabel": y})  # inches
     figure.suptitle(title, x=0.01, ha="left")
-    axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # shown by the cell that returns it, and once only
     return figure, axes
@@ -34,8 +32,7 @@ def publication_years(years: np.ndarray) -> Figure:
     missing, known = np.isnan(years).sum(), years[~np.isnan(years)].astype(int)
     figure, axes = _figure(f"Publication years of {len(known):,} papers ({missing:,} more have none)", "year", "papers")
     if len(known):
-        values, counts = np.unique(known, return_counts=True)
-        axes.bar(values, counts, width=1, color=OURS)
+        axes.hist(known, np.arange(known.min(), known.max() + 2) - 0.5, color=OURS)
         axes.set_xlim(np.quantile(known, 0.001) - 1, known.max() + 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -62,15 +59,14 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
 
 def ranking_quality(metrics: dict) -> Figure:
     """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
-    rows = [(name, scores, OTHERS) for name, scores in metrics["baselines"].items()]
-    rows += [(name, scores, OURS if name == metrics["chosen_reading"] else "#8fb8d0") for name, scores in metrics["readings"].items()]
     title = f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)"
     figure, axes = _figure(title, "mean reciprocal rank", "")
-    for place, (_, scores, colour) in enumerate(rows):
-        mrr, low, high = scores["mrr"], scores["mrr_low"], scores["mrr_high"]
-        axes.barh(place, mrr, color=colour, xerr=[[mrr - low], [high - mrr]], error_kw={"linewidth": 1})
-        axes.annotate(f"{mrr:.3f}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [name + (" (chosen)" if name == metrics["chosen_reading"] else "") for name, _, _ in rows])
+    chosen, scores = metrics["chosen_reading"], pd.DataFrame({**metrics["baselines"], **metrics["readings"]}).T
+    interval = scores["mrr"] - scores["mrr_low"], scores["mrr_high"] - scores["mrr"]
+    colours = [OURS if name == chosen else OURS_TOO if name in metrics["readings"] else OTHERS for name in scores.index]
+    bars = axes.barh(scores.index, scores["mrr"], color=colours, xerr=interval, error_kw={"linewidth": 1})
+    axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9)
+    axes.set_yticks(range(len(scores)), [f"{name} (chosen)" if name == chosen else name for name in scores.index])
     axes.margins(x=0.12)
     return figure
 
@@ -82,8 +78,8 @@ def hot_rows(degree: np.ndarray, noise_power: float) -> Figure:
     for name, power, colour in (("contexts", 1.0, OURS), (f"negatives (degree^{noise_power:g})", noise_power, MARK)):
         touched = np.cumsum(np.sort(np.where(degree > 0, degree.astype(float) ** power, 0))[::-1])
         axes.plot(papers, touched / touched[-1], color=colour, label=name)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return figure
@@ -92,10 +88,10 @@ def hot_rows(degree: np.ndarray, noise_power: float) -> Figure:
 def training_rates(rates: dict[str, dict[int, float]]) -> Figure:
     """Pairs a second over D, a line for each type of row: rates[row_type][D]."""
     figure, axes = _figure("Training on this machine, by dimensions and type of row", "dimensions", "million pairs a second")
-    for (row_type, of_type), colour in zip(rates.items(), (OURS, MARK), strict=False):
-        axes.plot(list(of_type), [rate / 1e6 for rate in of_type.values()], marker="o", color=colour, label=row_type)
+    millions = pd.DataFrame(rates) / 1e6
+    millions.plot(ax=axes, marker="o", color=[OURS, MARK])
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xticks(millions.index, millions.index)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -17,9 +17,8 @@ from helpers.artefacts import read_manifest, write_manifest
 from helpers.config import Config
 from helpers.errors import ArtefactError, ConfigError
 from helpers.export import formats
-from helpers.export.embeddings import open_answer, open_embeddings, with_rows, write_embeddings
-from helpers.export.formats import FORMS, dequantised, quantised
-from helpers.export.write import export_forms, recall_at_10, sizes
+from helpers.export.embeddings import Answer, open_answer, open_embeddings, with_rows
+from helpers.export.formats import FORMS, dequantised, export_forms, quantised, recall_at_10, sizes
 from helpers.models.smoothing import weigh
 
 N, D = 230, 12
@@ -51,6 +50,11 @@ def exported(tmp_path, tables, papers, monkeypatch):
     monkeypatch.setattr(formats, "SHARD_BYTES", 100 * 2 * D)
     export_forms(tmp_path / "exports", list(FORMS), tables, with_rows(papers), {"source": "test"})
     return tmp_path / "exports"
+
+
+def write_embeddings(folder, papers, target, context, **facts):
+    """As notebook 04 does with what was trained in this run."""
+    Answer("a checkpoint", papers, target, context, facts, pairs=object()).keep(folder, {})
 
 
 @pytest.mark.parametrize("form, dtype", [("npy_float16", np.float16), ("npy_float32", np.float32)])

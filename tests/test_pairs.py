@@ -12,8 +12,7 @@ from helpers.corpus.build import build_corpus, open_corpus
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
 from helpers.pairs.blocks import PairBlocks
-from helpers.pairs.build import Pairs, build_pairs
-from helpers.pairs.split import choose_heldout, set_apart
+from helpers.pairs.build import Pairs, build_pairs, choose_heldout, set_apart
 from tests.csr import csr
 
 edge_lists = st.integers(2, 15).flatmap(

@@ -1,8 +1,6 @@
-"""Keeping results on Google Drive, or in any folder: copied under new names, opened again and verified, the manifest last.
-
-Drive's mount writes to the machine's own disk first, may drop in the middle, and counts deleted files until its Trash is emptied; so
-nothing is memory-mapped, appended or renamed there, and a failed copy is cut to 0 bytes before it is deleted.
-"""
+"""Keeping results on Google Drive, or in any folder: copied under new names, opened again and verified, the manifest last."""
+# Drive's mount writes to the machine's own disk first, may drop in the middle, and counts deleted files until its Trash is emptied; so
+# nothing is memory-mapped, appended or renamed there, and a failed copy is cut to 0 bytes before it is deleted.
 
 import contextlib
 import errno
@@ -18,22 +16,20 @@ from helpers.errors import ArtefactError
 from helpers.progress import progress
 
 MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
-COPY_BYTES = 1 << 24  # a write: large, because every one crosses the network
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
-FULL = "there is no space left; empty Drive's Trash or choose a smaller form, then run this cell again"
-REFUSALS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL}
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "there is no space left; empty Drive's Trash or take a smaller form, then run again")
+REFUSALS[errno.EEXIST] = "it is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER"
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
 
 def colab_drive():
     """Colab's module `drive`; None where this is not Colab."""
-    try:
+    with contextlib.suppress(ImportError):
         from google.colab import drive
-    except ImportError:
-        return None
-    return drive
+
+        return drive
 
 
 def mount(folder: str) -> Path:
@@ -45,8 +41,6 @@ def mount(folder: str) -> Path:
         except Exception as error:  # Colab raises ValueError, and its own MessageError where the user declines
             raise ArtefactError(f"Google Drive was not mounted ({error}); run this cell again and allow the access it asks for.") from error
         place = MOUNT / "MyDrive" / folder
-    if place.is_file():
-        raise ArtefactError(f"{place} is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER.")
     with _sentences(place):
         place.mkdir(parents=True, exist_ok=True)
     return place
@@ -58,8 +52,7 @@ def flush_and_unmount() -> None:
         try:
             drive.flush_and_unmount()
         except Exception as error:
-            told = f"Google Drive could not be flushed ({error}): the last files may not be there; look at drive.google.com before closing."
-            raise ArtefactError(told) from error
+            raise ArtefactError(f"Google Drive was not flushed ({error}): the last files may not be there; look into it.") from error
 
 
 def check_space(place: Path, need: int) -> None:
@@ -80,7 +73,7 @@ def keep(source: Path, place: Path, name: str) -> Path:
 
 
 def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
-    """Copy a finished folder: every file is opened again and compared by size and sha256; a folder without the manifest is not whole."""
+    # Copy a finished folder: every file is opened again and compared by its sha256; a folder without the manifest is not whole
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
     check_space(copy.parent, _size(source))
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
@@ -95,10 +88,8 @@ def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
 
 
 def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
-    """(keep, elsewhere) for `train`: copies checkpoints of `each` bytes into `drive_folder/NAME-checkpoints`, the newest `most` left there.
-
-    (None, None) for drive_folder "". With `most` 1 the old one makes room before the new one is copied. ArtefactError: they do not fit.
-    """
+    """(keep, elsewhere) for `train`: the newest `most` checkpoints of `each` bytes are kept in `drive_folder`; ArtefactError: no room."""
+    # None both for drive_folder "". In `drive_folder/NAME-checkpoints`; with `most` 1 the old one makes room before the new one is copied
     if not drive_folder:
         return None, None
     place = mount(drive_folder) / f"{name}-checkpoints"
@@ -150,7 +141,14 @@ def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
 
 def open_finished(place: str, downloads: Path) -> Path:
     """The folder of finished embeddings, verified, that `place` is, or links to (on Drive; it comes into `downloads`); ArtefactError."""
-    folder = _download(place, downloads) if "://" in place else Path(place).expanduser()
+    folder = Path(place).expanduser()
+    if "://" in place:
+        if not (found := DRIVE_LINK.search(place)):
+            raise ArtefactError(f"{place} is not a link to a Google Drive folder; share it and copy its link (.../drive/folders/...).")
+        folder = downloads / found[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        from_drive("download_folder", place, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
+        folder = next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
     if not folder.is_dir():
         raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
     if not (folder / MANIFEST).exists():
@@ -159,29 +157,20 @@ def open_finished(place: str, downloads: Path) -> Path:
     return folder
 
 
-def _download(link: str, downloads: Path) -> Path:
-    if not (found := DRIVE_LINK.search(link)):
-        raise ArtefactError(f"{link} is not a link to a Google Drive folder; share the folder and copy its link (.../drive/folders/...).")
-    folder = downloads / found[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    from_drive("download_folder", link, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
-    return next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
-
-
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _copy_file(source: Path, copy: Path, on_bytes) -> None:
     with open(source, "rb") as reader, open(copy, "xb") as writer:
-        while part := reader.read(COPY_BYTES):
+        while part := reader.read(1 << 24):  # large, because every write crosses the network
             on_bytes(writer.write(part))
         writer.flush()
         os.fsync(writer.fileno())
 
 
 def _erase(folder: Path) -> None:
-    """Delete a half copy, its files cut to nothing first: what is in Drive's Trash counts against the quota."""
+    # Delete a half copy, its files cut to nothing first: what is in Drive's Trash counts against the quota
     with contextlib.suppress(OSError):
         for file in folder.iterdir():
             os.truncate(file, 0)

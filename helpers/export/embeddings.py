@@ -24,22 +24,15 @@ from helpers.rows.bfloat16 import Float32Rows, ReadThrough
 from helpers.training.checkpoint import checkpoint_hash, trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
-COLUMNS = ("paper_id", "title", "year", "degree")
-
-
-def write_embeddings(folder: Path, papers: pa.Table, target: np.ndarray, context: np.ndarray, **facts) -> None:
-    """Write `folder` of float (N, D) tables, as float16, N papers with COLUMNS, and facts; ArtefactError where float16 is too small."""
-    write_form(folder, "npy_float16", {"target": target, "context": context}, with_rows(papers), {"dtype": "float16", **facts})
 
 
 def with_rows(papers: pa.Table) -> pa.Table:
     """The papers' columns of the export, with `row` int32 in front."""
-    return pa.table({"row": np.arange(len(papers), dtype=np.int32), **{name: papers[name] for name in COLUMNS}})
+    return papers.select(["paper_id", "title", "year", "degree"]).add_column(0, "row", pa.array(np.arange(len(papers), dtype=np.int32)))
 
 
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
     """(papers, target, context, manifest) of a finished folder of .npy or int8 form, the vectors memory-mapped; raises ArtefactError."""
-    folder = Path(folder)
     manifest = read_manifest(folder, NOTEBOOK)
     form = manifest.get("form")
     if form not in ("npy_float16", "npy_float32", "int8"):
@@ -66,14 +59,11 @@ class Answer:
 
     def metrics(self) -> dict:
         """The held-out scores: those that came with these very vectors, else measured now."""
-        known = self.facts.get("metrics", {})
-        return known if known or not self.pairs else evaluate(self.pairs, self.target, self.context)
+        return self.facts.get("metrics") or (evaluate(self.pairs, self.target, self.context) if self.pairs else {})
 
     def reaching(self, reach: int, folder: Path) -> "Answer":
-        """These vectors with the target table smoothed `reach` steps over the training pairs: float16, memory-mapped in `folder`.
-
-        The scores among the facts stay those of reach 0. Raises ArtefactError for vectors opened finished: their pairs are not here.
-        """
+        """These vectors with targets smoothed `reach` steps over the training pairs, float16; ArtefactError for vectors opened finished."""
+        # They are memory-mapped in `folder`; the scores among the facts stay those of reach 0
         if not reach:
             return self
         if self.pairs is None:
@@ -89,14 +79,16 @@ class Answer:
         return dataclasses.replace(self, target=smoothed, facts={**self.facts, "reach": reach})
 
     def keep(self, folder: Path, metrics: dict) -> Path:
-        """Write the vectors as `folder`, unless they were opened finished; returns where they are. metrics: those of reach 0."""
+        """Write the vectors, as float16, into `folder`, unless they were opened finished; returns where they are; ArtefactError."""
+        # metrics: those of reach 0
         if self.pairs is None:
             return Path(self.where)
         facts = {**self.facts, "metrics": metrics}
         if finished(folder, facts):
             print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
         else:
-            write_embeddings(folder, self.papers, self.target, self.context, **facts)
+            tables = {"target": self.target, "context": self.context}
+            write_form(folder, "npy_float16", tables, with_rows(self.papers), {"dtype": "float16", **facts})
         return folder
 
 
@@ -104,9 +96,8 @@ def open_answer(config: Config, place: str = "") -> Answer:
     """The vectors of the newest checkpoint in `config.out`, or the finished ones of `place` (see open_finished); ArtefactError."""
     if place:
         folder = open_finished(place, Path(config.out) / "downloads")
-        papers, target, context, manifest = open_embeddings(folder)
-        facts = {name: value for name, value in manifest.items() if name != "files"}
-        return Answer(str(folder), papers, target, context, facts, None)
+        *opened, manifest = open_embeddings(folder)
+        return Answer(str(folder), *opened, {name: value for name, value in manifest.items() if name != "files"}, None)
     papers, _, _, report = open_corpus(config)
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)

@@ -1,4 +1,4 @@
-"""The forms a table of vectors can be exported in, each written chunk by chunk and openable by the usual client of its kind."""
+"""The forms that vectors can be exported in, each openable by the usual client of its kind: writing them, what they take and lose."""
 
 import functools
 import json
@@ -10,18 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from helpers.artefacts import new_folder, open_npy, write_manifest
-from helpers.errors import ArtefactError
-from helpers.neighbors.search import answerable
+from helpers.artefacts import finished, new_folder, open_npy, write_manifest
+from helpers.errors import ArtefactError, ConfigError
+from helpers.export.drive import check_space
+from helpers.neighbors.search import answerable, nearest
+from helpers.rows.bfloat16 import ReadThrough
 
 CHUNK_ROWS = 1 << 16
 SHARD_BYTES = 900_000_000  # of a parquet file, uncompressed: Drive and browsers are happier below 1 GB
 PROJECTOR_POINTS = 10_000  # the Embedding Projector takes 100,000 at most and is slow long before
-SCALE_STEPS = 127  # int8 values of a row go from -127 to 127
+RECALL_QUERIES = 500
 
 
-def chunks(table: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError where a value is not a finite number."""
+def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
+    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError where a value is not a finite number
     for first in range(0, len(table), CHUNK_ROWS):
         rows = np.asarray(table[first : first + CHUNK_ROWS], np.float32)
         if not np.isfinite(rows).all():
@@ -29,8 +31,8 @@ def chunks(table: np.ndarray) -> Iterator[np.ndarray]:
         yield rows
 
 
-def as_float16(rows: np.ndarray) -> np.ndarray:
-    """float32 (n, D) as float16; raises ArtefactError where a value is beyond 65,504."""
+def _as_float16(rows: np.ndarray) -> np.ndarray:
+    # float32 (n, D) as float16; raises ArtefactError where a value is beyond 65,504
     with np.errstate(over="ignore"):
         half = rows.astype(np.float16)
     if not np.isfinite(half).all():
@@ -40,7 +42,7 @@ def as_float16(rows: np.ndarray) -> np.ndarray:
 
 def quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float32 (n, D) as (int8 (n, D), scales float32 (n,)): rows are about int8 * scale, the largest value of a row exactly so."""
-    scales = np.abs(rows).max(axis=1) / SCALE_STEPS
+    scales = np.abs(rows).max(axis=1) / 127  # int8 values of a row go from -127 to 127
     return np.rint(rows / np.maximum(scales, 1e-30)[:, None]).astype(np.int8), scales
 
 
@@ -49,96 +51,89 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scales[:, None]
 
 
-def write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None, convert: Callable = as_float16) -> None:
-    """`NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32."""
+def _write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table, convert: Callable = _as_float16) -> None:
+    # `NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32
     with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
-        for rows in chunks(table):
+        for rows in _chunks(table):
             file.write(np.ascontiguousarray(convert(rows)).data)
 
 
-def write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
-    """`NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)."""
+def _write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+    # `NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)
     scales = []
     with open_npy(folder / f"{name}_int8.npy", np.int8, *table.shape) as file:
-        for rows in chunks(table):
+        for rows in _chunks(table):
             values, of_rows = quantised(rows)
             file.write(values.data)
             scales.append(of_rows)
     np.save(folder / f"{name}_scales.npy", np.concatenate(scales))
 
 
-def write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
-    """`NAME-00000-of-0000n.parquet`: row, paper_id, title, year and `vector` as fixed_size_list<float16>(D)."""
+def _write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+    # `NAME-00000-of-0000n.parquet`: row, paper_id, title, year and `vector` as fixed_size_list<float16>(D)
     N, D = table.shape
     rows_a_shard = max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS)
-    shards = max(1, -(-N // rows_a_shard))
+    firsts = range(0, N, rows_a_shard)
     papers = papers.select(["row", "paper_id", "title", "year"])
     schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
-    for shard in range(shards):
-        start, stop = shard * rows_a_shard, min(N, (shard + 1) * rows_a_shard)
-        with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{shards:05d}.parquet", schema) as writer:
-            for first, rows in zip(range(start, stop, CHUNK_ROWS), chunks(table[start:stop]), strict=True):
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(as_float16(rows).ravel()), D)
-                writer.write_table(papers.slice(first, len(rows)).append_column("vector", vectors))
+    for shard, first in enumerate(firsts):
+        with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{len(firsts):05d}.parquet", schema) as writer:
+            for start, rows in zip(range(first, N, CHUNK_ROWS), _chunks(table[first : first + rows_a_shard]), strict=False):
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(_as_float16(rows).ravel()), D)
+                writer.write_table(papers.slice(start, len(rows)).append_column("vector", vectors))
 
 
-def write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
-    """`embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)."""
+def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
+    # `embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)
     header, end = {}, 0
     for name, table in tables.items():
         first, end = end, end + 2 * table.shape[0] * table.shape[1]
         header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [first, end]}
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with open(folder / "embeddings.safetensors", "wb") as file:
-        file.write((len(text) + -len(text) % 8).to_bytes(8, "little") + text + b" " * (-len(text) % 8))
+        file.write(len(text).to_bytes(8, "little") + text)
         for table in tables.values():
-            for rows in chunks(table):
-                file.write(as_float16(rows).data)
+            for rows in _chunks(table):
+                file.write(_as_float16(rows).data)
 
 
-def write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
-    """`NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`."""
+def _write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+    # `NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`
     with open(folder / f"{name}.bin", "wb") as file:
         file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
-        for place, rows in enumerate(chunks(table)):
+        for place, rows in enumerate(_chunks(table)):
             keys = papers["paper_id"].slice(place * CHUNK_ROWS, len(rows)).to_pylist()
             file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
 
 
-def projector_rows(papers: pa.Table) -> np.ndarray:
-    """The rows that the projector's files hold: the PROJECTOR_POINTS most cited papers that can be shown."""
-    return np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]
-
-
-def write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
-    """`vectors.tsv` (of targets) and `metadata.tsv` of the PROJECTOR_POINTS most cited titled papers, for projector.tensorflow.org."""
-    rows = projector_rows(papers)
+def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> int:
+    # `vectors.tsv` (of targets) and `metadata.tsv` for projector.tensorflow.org; returns how many rows they have
+    rows = np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]  # the most cited papers that can be shown
     np.savetxt(folder / "vectors.tsv", np.asarray(tables["target"][rows], np.float32), fmt="%.5f", delimiter="\t")
     shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()
-    with open(folder / "metadata.tsv", "w", newline="", encoding="utf-8") as file:
-        file.write("title\tyear\tcitations\tpaper_id\n")  # a header, because there is more than one column
-        for paper in shown:
-            file.write("\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) + "\n")
+    lines = ["\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) for paper in shown]
+    # a header, because there is more than one column
+    (folder / "metadata.tsv").write_text("\n".join(["title\tyear\tcitations\tpaper_id", *lines, ""]), encoding="utf-8")
+    return len(rows)
 
 
-class Form(NamedTuple):
-    """One form: how to write it, how large it will be, and what reading it back gives."""
+class _Form(NamedTuple):
+    # One form: how to write it, how large it will be, and what reading it back gives
 
-    write: Callable[[Path, dict[str, np.ndarray], pa.Table], None]  # (folder, {"target": (N, D), "context": (N, D)}, papers)
+    # (folder, {"target": (N, D), "context": (N, D)}, papers) -> how many rows were written, None for all
+    write: Callable[[Path, dict[str, np.ndarray], pa.Table], int | None]
     bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
     read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
 
 
 def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
     """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
-    rows, D = tables["target"].shape
     with new_folder(folder) as new:
-        FORMS[form].write(new, tables, papers)
-        if form == "projector":
-            rows = len(projector_rows(papers))
-        else:
+        rows = FORMS[form].write(new, tables, papers) or len(papers)
+        if form != "projector":
             pa.parquet.write_table(papers, new / "papers.parquet")
-        write_manifest(new, **{**facts, "form": form, "shape": [rows, D]})
+        write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
 
 
 def _each(write_one: Callable) -> Callable:
@@ -149,12 +144,51 @@ def _each(write_one: Callable) -> Callable:
     return write
 
 
-FORMS: dict[str, Form] = {
-    "npy_float16": Form(_each(write_npy), lambda N, D: 4 * N * D, as_float16),
-    "npy_float32": Form(_each(functools.partial(write_npy, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
-    "int8": Form(_each(write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
-    "parquet": Form(_each(write_parquet), lambda N, D: 2 * N * (2 * D + 60), as_float16),
-    "safetensors": Form(write_safetensors, lambda N, D: 4 * N * D, as_float16),
-    "word2vec": Form(_each(write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
-    "projector": Form(write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
+FORMS: dict[str, _Form] = {
+    "npy_float16": _Form(_each(_write_npy), lambda N, D: 4 * N * D, _as_float16),
+    "npy_float32": _Form(_each(functools.partial(_write_npy, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
+    "int8": _Form(_each(_write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
+    "parquet": _Form(_each(_write_parquet), lambda N, D: 2 * N * (2 * D + 60), _as_float16),
+    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, _as_float16),
+    "word2vec": _Form(_each(_write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
+    "projector": _Form(_write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
 }
+
+
+def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None = None) -> dict[str, float]:
+    """The share of the 10 nearest rows (cosine) of RECALL_QUERIES random papers that each form keeps; table: (N, D); shown: bool (N,)."""
+    # shown: the papers asked for and about, None for all
+    possible = np.arange(len(table)) if shown is None else np.flatnonzero(shown)
+    queries = np.sort(np.random.default_rng(0).permutation(possible)[:RECALL_QUERIES])
+    k = min(10, len(possible) - 1)
+    if k < 1:
+        return dict.fromkeys(forms, 1.0)
+    exact, _ = nearest(table, queries, k, shown)
+
+    def recall(form: str) -> float:
+        found, _ = nearest(ReadThrough(lambda rows: FORMS[form].read_back(rows.astype(np.float32)), table), queries, k, shown)
+        return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(exact, found, strict=True)]))
+
+    return {form: recall(form) for form in forms}
+
+
+def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
+    """Bytes that each form of two N x D tables will take, about (the projector's: of its points); raises ConfigError for other forms."""
+    if isinstance(forms, str) or not forms:
+        raise ConfigError(f"FORMS = {forms!r} must be a list of at least one form; choose among {', '.join(FORMS)}.")
+    if unknown := [form for form in forms if form not in FORMS]:
+        raise ConfigError(f"Form {unknown[0]!r} does not exist; choose among {', '.join(FORMS)}.")
+    return {form: FORMS[form].bytes(N, D) for form in forms}
+
+
+def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> list[Path]:
+    """Write `out/FORM/` of the "target" and "context" tables, float (N, D), for each form; ArtefactError where the disk has no room."""
+    # papers: row, paper_id, title, year, degree; facts: for the manifests
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [form for form in forms if not finished(out / form, {**facts, "form": form})]
+    if there := [form for form in forms if form not in missing]:
+        print(f"Written before from these very vectors: {', '.join(there)}", flush=True)
+    check_space(out, sum(sizes(forms, *tables["target"].shape)[form] for form in missing))
+    for form in missing:
+        write_form(out / form, form, tables, papers, facts)
+    return [out / form for form in forms]

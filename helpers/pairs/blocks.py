@@ -7,7 +7,6 @@ from helpers.errors import ArtefactError
 
 ORDER, LOSS, PAIRS, GROUPS, BUCKETS, SHUFFLE = range(1, 7)  # what random numbers are for: streams of their own (0: training)
 PART_RUN = 1 << 8  # neighbouring papers that go to the same part: each part has its share of the most cited, and is read in pieces
-TOGETHER = 32  # rows asked for at once: their cache misses overlap
 
 
 def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
@@ -26,13 +25,11 @@ def split(pairs: np.ndarray) -> list[np.ndarray]:
 
 
 class PairSource:
-    """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it.
+    """Pairs to train on, block by block; what a block holds depends on (seed, epoch, block) alone, so a resumed run repeats it."""
 
-    A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
-    are), files (sha256 by name of what it reads beside `out/pairs/`) and `_fill_block`, which is given buffers of most_pairs.
-    """
-
-    files: dict[str, str] = {}  # noqa: RUF012
+    # A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
+    # are) and `_fill_block`, which is given buffers of most_pairs.
+    files: dict[str, str] = {}  # noqa: RUF012  (sha256 by name of what it reads beside `out/pairs/`)
     parts = 1  # that the contexts come in, one after the other
     _epoch: int | None = None  # whose order is kept
 
@@ -57,10 +54,8 @@ class PairSource:
         return targets[:filled], contexts[:filled]
 
     def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,)).
-
-        Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
-        """
+        """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,))."""
+        # Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
         targets, contexts = self.block(epoch, block)
         targets, contexts = split(np.sort(targets.astype(np.int64) << 32 | contexts))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
@@ -70,25 +65,18 @@ class PairSource:
 
 @numba.njit(nogil=True, cache=True)
 def _fill(order, indptr, contexts, out_targets, out_contexts):
-    """Write the rows of the targets `order`, none empty; returns (how many pairs, a sum that keeps the early reads)."""
-    firsts, lasts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
-    place, touched = 0, 0
-    for group in range(0, len(order), TOGETHER):
-        size = min(TOGETHER, len(order) - group)
-        for i in range(size):
-            firsts[i], lasts[i] = indptr[order[group + i]], indptr[order[group + i] + 1]
-        for i in range(size):
-            touched += contexts[firsts[i]]
-        for i in range(size):
-            for p in range(firsts[i], lasts[i]):
-                out_targets[place], out_contexts[place] = order[group + i], contexts[p]
-                place += 1
-    return place, touched
+    # Write the rows of the targets `order`; returns how many pairs they are
+    place = 0
+    for target in order:
+        for p in range(indptr[target], indptr[target + 1]):
+            out_targets[place], out_contexts[place] = target, contexts[p]
+            place += 1
+    return place
 
 
 @numba.njit(nogil=True, cache=True)
 def _of_part(targets, indptr, contexts, parts, part, out_indptr, out_contexts):
-    """Fill out_indptr int64 (T+1,) and out_contexts int32 with those contexts of each target that lie in a part, numbered as there."""
+    # Fill out_indptr int64 (T+1,) and out_contexts int32 with those contexts of each target that lie in a part, numbered as there
     place = 0
     for i in range(len(targets)):
         out_indptr[i] = place
@@ -107,13 +95,11 @@ def part_rows(N: int, parts: int, part: int) -> np.ndarray:
 
 
 class PairBlocks(PairSource):
-    """The pairs of a CSR by target, each target's at once, in runs of neighbouring targets, in a seeded random order: each once an epoch.
+    """The pairs of a CSR by target (indptr int64 (N+1,), contexts int32 (P,)), each target's at once, in a seeded order, once an epoch."""
 
-    With parts > 1 an epoch goes through all targets once for each part of the contexts, of which one at a time is then in memory
-    (PyTorch-BigGraph: Lerer et al. 2019). indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped; block_pairs: about how many
-    pairs a block holds (a target is never split, so a block may be larger or, after a larger one, empty).
-    """
-
+    # It is runs of neighbouring targets that are in random order. block_pairs: about how many pairs a block holds: a target is never split,
+    # so a block may be larger or, after a larger one, empty. With parts > 1 an epoch goes through all targets once for each part of the
+    # contexts, of which one at a time is then in memory (PyTorch-BigGraph: Lerer et al. 2019).
     settings = {"pairs_from": "citations"}  # noqa: RUF012
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, parts: int = 1):
@@ -132,9 +118,8 @@ class PairBlocks(PairSource):
             runs = self.generator(epoch, purpose=ORDER).permutation(-(-len(trained) // run)).astype(np.int32)
             order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
             self._epoch, self._order = epoch, trained[order[order < len(trained)]]
-            starts = np.arange(self.cuts) * self.pairs // self.cuts
             done = np.cumsum(degree[self._order], dtype=np.int64)
-            self._bounds = np.append(np.searchsorted(done, starts, side="right"), len(done))
+            self._bounds = np.append(np.searchsorted(done, np.arange(self.cuts) * self.pairs // self.cuts, side="right"), len(done))
         cut = block % self.cuts
         return self._order[self._bounds[cut] : self._bounds[cut + 1]]
 
@@ -153,4 +138,4 @@ class PairBlocks(PairSource):
         return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts[: indptr[-1]]
 
     def _fill_block(self, epoch, block, targets, contexts):
-        return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)[0]
+        return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)

@@ -1,4 +1,4 @@
-"""Corpus -> pairs: hide the held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
+"""Corpus -> pairs: hide held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
 import numba
 import numpy as np
@@ -10,18 +10,68 @@ from helpers.corpus.build import known_rows, open_corpus
 from helpers.corpus.citations import row_ranges, sort_row
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
-from helpers.pairs.split import choose_heldout, set_apart
 from helpers.progress import progress
 
 NOTEBOOK = "notebook 02_build_pairs"
 RANGE_PAIRS = 1 << 26  # pairs laid out in memory at a time: 256 MB
 
 
-def build_pairs(config: Config) -> dict:
-    """Write `out/pairs/` (contexts_indptr.npy, contexts.npy, heldout.npy, noise.npy, manifest.json); returns the manifest.
+def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | bool = True) -> np.ndarray:
+    """Places int64 (n,), ascending, of a fraction of the citations by `eligible` papers, bool (N,), True for all; indptr: int64 (N+1,)."""
+    before = np.cumsum(np.diff(indptr) * eligible)
+    of, size = int(before[-1]), round(fraction * int(before[-1]))
+    few, drawn = size <= of // 4, np.empty(0, np.int64)
+    while few and len(drawn) < size:  # so that memory follows what is hidden, not all that could be
+        drawn = np.unique(np.concatenate([drawn, generator.integers(0, of, size - len(drawn) + 1000)]))
+    drawn = np.sort(generator.permutation(drawn if few else of)[:size])
+    paper = np.searchsorted(before, drawn, side="right")
+    return np.asarray(indptr)[paper + 1] - (before[paper] - drawn)
 
-    Raises ArtefactError where the corpus is missing, ConfigError where the split leaves nothing to train on.
-    """
+
+@numba.njit(cache=True, nogil=True)
+def _mark_reversed(citing, cited, indptr, cited_by_row, apart):
+    # Mark the citations that run against a hidden one; returns how many of them are not hidden themselves
+    found = 0
+    for i in range(len(citing)):
+        first, last = indptr[cited[i]], indptr[cited[i] + 1]
+        place = first + np.searchsorted(cited_by_row[first:last], citing[i])
+        if place < last and cited_by_row[place] == citing[i] and not apart[place]:
+            apart[place] = True
+            found += 1
+    return found
+
+
+def set_apart(indptr: np.ndarray, cited: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(hidden citations int32 (n, 2); which citations training may not see, bool (E,); how many of those only run against a hidden one)."""
+    # Two papers may cite each other: then hiding one citation takes the other out of training too. cited: int32 (E,), ascending in a row
+    apart = np.zeros(len(cited), bool)
+    apart[hidden] = True
+    heldout = np.stack([np.searchsorted(indptr, hidden, side="right") - 1, cited[hidden]], axis=1).astype(np.int32)
+    return heldout, apart, int(_mark_reversed(*heldout.T, np.asarray(indptr), cited, apart))
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(indptr, cited, apart, first, places, contexts):
+    # Move the place of each target from `first` on by its pairs, both directions of every citation that is not set apart, and write their
+    # contexts there, unless `contexts` is empty
+    for citing in range(len(indptr) - 1):
+        for p in range(indptr[citing], indptr[citing + 1]):
+            other = np.int64(cited[p])
+            for target, context in ((citing, other), (other, citing)):
+                if first <= target < first + len(places) and not apart[p]:
+                    if len(contexts):
+                        contexts[places[target - first]] = context
+                    places[target - first] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort(indptr, contexts):
+    for row in range(len(indptr) - 1):
+        sort_row(contexts[indptr[row] : indptr[row + 1]])
+
+
+def build_pairs(config: Config) -> dict:
+    """Write `out/pairs/`; returns the manifest. ArtefactError: the corpus is missing. ConfigError: nothing is left to train on."""
     refuse_another_run(config, corpus=False)
     papers, indptr, cited, report = open_corpus(config, ["year"])
     made_of = {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}
@@ -29,25 +79,27 @@ def build_pairs(config: Config) -> dict:
         print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
         return read_manifest(config.folder("pairs"), NOTEBOOK)
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
-    eligible = np.ones(N, bool)
+    eligible, counts = np.ones(N, bool), np.zeros(N, np.int64)
     if config.heldout_after is not None:
         eligible &= papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
         if not (eligible & (np.diff(indptr) > 0)).any():
-            nothing = f"heldout_after = {config.heldout_after} hides nothing"
-            raise ConfigError(f"{nothing}: no paper with citations has a later year; take an earlier one.")
+            raise ConfigError(f"heldout_after = {config.heldout_after} hides nothing: no citing paper is of a later year; take another.")
     if config.extends:  # only references of new papers: on others the old run may have trained
         eligible &= known_rows(config) < 0
     heldout, apart, reversed_citations = set_apart(indptr, cited, choose_heldout(indptr, config.heldout, generator, eligible))
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
-    pairs_indptr = np.concatenate([[0], np.cumsum(_pairs_of_each(indptr, cited, apart))])
+    _place(indptr, cited, apart, 0, counts, np.empty(0, np.int32))
+    pairs_indptr = np.concatenate([[0], np.cumsum(counts)])
     P = int(pairs_indptr[-1])
     with new_folder(config.folder("pairs")) as folder:
         np.save(folder / "contexts_indptr.npy", pairs_indptr)
         with open_npy(folder / "contexts.npy", np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
             for targets in row_ranges(pairs_indptr, RANGE_PAIRS):  # filled in memory, whatever the order their pairs come in
-                contexts = np.empty(pairs_indptr[targets.stop] - pairs_indptr[targets.start], np.int32)
-                _fill_range(pairs_indptr, indptr, cited, apart, targets.start, targets.stop, contexts)
+                own = pairs_indptr[targets.start : targets.stop + 1] - pairs_indptr[targets.start]
+                contexts = np.empty(own[-1], np.int32)
+                _place(indptr, cited, apart, targets.start, own[:-1].copy(), contexts)
+                _sort(own, contexts)
                 file.write(memoryview(contexts))
                 bar.update(len(contexts))
         np.save(folder / "heldout.npy", generator.permutation(heldout))
@@ -57,41 +109,11 @@ def build_pairs(config: Config) -> dict:
     return read_manifest(config.folder("pairs"), NOTEBOOK)
 
 
-@numba.njit(cache=True, nogil=True)
-def _pairs_of_each(indptr, cited, apart):
-    counts = np.zeros(len(indptr) - 1, np.int64)
-    for citing in range(len(indptr) - 1):
-        for p in range(indptr[citing], indptr[citing + 1]):
-            if not apart[p]:
-                counts[citing] += 1
-                counts[cited[p]] += 1
-    return counts
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill_range(pairs_indptr, indptr, cited, apart, first, last, contexts):
-    """Contexts of the targets first..last, both directions of every citation that is not set apart, ascending for each target."""
-    start = pairs_indptr[first]
-    places = pairs_indptr[first:last] - start
-    for citing in range(len(indptr) - 1):
-        here = first <= citing < last
-        for p in range(indptr[citing], indptr[citing + 1]):
-            if not apart[p]:
-                if here:
-                    contexts[places[citing - first]] = cited[p]
-                    places[citing - first] += 1
-                if first <= cited[p] < last:
-                    contexts[places[cited[p] - first]] = citing
-                    places[cited[p] - first] += 1
-    for target in range(first, last):
-        sort_row(contexts[pairs_indptr[target] - start : pairs_indptr[target + 1] - start])
-
-
 class Pairs:
     """The finished pairs, opened: indptr int64 (N+1,) and contexts int32 (P,) memory-mapped, heldout int32 (n,2), noise ALIAS (N,)."""
 
     def __init__(self, config: Config):
-        """Raises ArtefactError where `out/pairs/` is missing, damaged, or was made from another corpus than `out/corpus/`."""
+        # Raises ArtefactError where `out/pairs/` is missing, damaged, or was made from another corpus than `out/corpus/`
         folder = config.folder("pairs")
         self.manifest = read_manifest(folder, NOTEBOOK)
         if self.manifest["corpus"] != read_json(config.folder("corpus") / "report.json", CORPUS_NOTEBOOK)["sha256"]:

@@ -8,7 +8,7 @@ ALIAS = np.dtype([("threshold", np.float32), ("alias", np.int32)])  # 8 bytes a 
 
 @numba.njit(cache=True)
 def _alias(weights, threshold, alias):
-    """Change threshold float32 (N,), of ones, and alias int32 (N,), 0, 1, ..., as weights float64 (N,) of mean 1 say."""
+    # Change threshold float32 (N,), of ones, and alias int32 (N,), 0, 1, ..., as weights float64 (N,) of mean 1 say
     small, large = np.flatnonzero(weights < 1), np.flatnonzero(weights >= 1)
     smalls, larges = len(small), len(large)
     while smalls and larges:
@@ -29,11 +29,10 @@ def alias_table(degree: np.ndarray, power: float) -> np.ndarray:
         raise ValueError("no paper has a citation")
     weights *= len(weights) / weights.sum()
     table, itself = np.empty(len(degree), ALIAS), np.arange(len(degree), dtype=np.int32)
-    threshold, alias = table["threshold"], table["alias"]
-    threshold[:], alias[:] = 1, itself
-    _alias(weights, threshold, alias)
-    never = (degree == 0) & (alias == itself)  # a paper that rounding left to itself must not be drawn all the same
-    threshold[degree == 0], alias[never] = 0, np.argmax(degree)
+    table["threshold"], table["alias"] = 1, itself
+    _alias(weights, table["threshold"], table["alias"])
+    never = (degree == 0) & (table["alias"] == itself)  # a paper that rounding left to itself must not be drawn all the same
+    table["threshold"][degree == 0], table["alias"][never] = 0, np.argmax(degree)
     return table
 
 

@@ -27,7 +27,7 @@ STORED = dict(compression="lz4", use_dictionary=False, column_encoding="BYTE_STR
 
 @numba.njit(nogil=True, cache=True)
 def _scatter(targets, contexts, key, ends, out):
-    """Lay the pairs out in `out` int64, bucket after bucket, each pair in a random one; ends int64 (buckets,): where each bucket ends."""
+    # Lay the pairs out in `out` int64, bucket after bucket, each pair in a random one; ends int64 (buckets,): where each bucket ends
     ends[:] = 0
     for i in range(len(targets)):
         ends[draw_below(len(ends), key, i)] += 1
@@ -41,14 +41,14 @@ def _scatter(targets, contexts, key, ends, out):
 
 @numba.njit(nogil=True, cache=True)
 def _shuffle(pairs, key):
-    """Put pairs int64 into random order, in place (Fisher and Yates); numpy's own shuffle takes twice as long."""
+    # Put pairs int64 into random order, in place (Fisher and Yates); numpy's own shuffle takes twice as long
     for i in range(len(pairs) - 1, 0, -1):
         j = draw_below(i + 1, key, i)
         pairs[i], pairs[j] = pairs[j], pairs[i]
 
 
 def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
-    """Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are."""
+    # Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are
     targets, contexts = np.empty((2, source.most_pairs), np.int32)
     pairs, ends, total = np.empty(source.most_pairs, np.int64), np.empty(len(paths), np.int64), 0
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> in
 
 
 def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable[int]) -> Iterator[np.ndarray]:
-    """The pairs of bucket after bucket, each in random order (so is the whole: all orders are as likely), cut to these sizes."""
+    # The pairs of bucket after bucket, each in random order (so is the whole: all orders are as likely), cut to these sizes
     rest, buckets = np.empty(0, np.int64), enumerate(paths)
     for size in sizes:
         while len(rest) < size:
@@ -82,15 +82,13 @@ def _cut(total: int, size: int) -> list[int]:
     return [min(size, total - first) for first in range(0, total, size)]
 
 
-def write_shards(
-    source: PairSource, folder: str | Path, made_of: dict, epoch: int = 0, shard_pairs: int = SHARD_PAIRS, group_pairs: int = GROUP_PAIRS
-) -> dict:
+def write_shards(source: PairSource, folder: Path, made_of: dict, epoch=0, shard_pairs=SHARD_PAIRS, group_pairs=GROUP_PAIRS) -> dict:
     """Write an epoch of a source, shuffled over all of it, as shards of exactly shard_pairs pairs (the last may hold fewer).
 
-    `folder` then holds shard-00000.parquet, ... (columns target and context, int32; row groups of group_pairs) and manifest.json, which is
-    returned. made_of: the fingerprint of the pairs that the source was made of. Takes 8 bytes of disk a pair and about 0.3 GB of memory.
-    Raises ConfigError where memory or disk is too small, ArtefactError where they cannot be written or there are no pairs.
+    Returns their manifest; raises ConfigError where memory or disk is too small, ArtefactError where nothing can be written.
     """
+    # shard-00000.parquet, ...: columns target and context, int32; row groups of group_pairs. made_of: the fingerprint of the pairs that the
+    # source was made of. It takes 8 bytes of disk a pair and about 0.3 GB of memory
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
     ram = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs)
     preflight(Path(folder), ram, 9 * source.pairs, source.pairs / 2e7, "free some, or choose another machine or folder")
@@ -115,7 +113,7 @@ class ShardPairs(PairSource):
     """Shards as a pair source: a block is a row group, shuffled; shards in a seeded order each epoch, so are the row groups of each."""
 
     def __init__(self, folder: str | Path, papers: int, seed: int, made_of: dict):
-        """papers: N; made_of: the fingerprint of these pairs. Raises ArtefactError for damaged or missing shards, or another corpus's."""
+        # papers: N; made_of: the fingerprint of these pairs. Raises ArtefactError for damaged or missing shards, or another corpus's
         self.folder, self.papers, self.seed = Path(folder), papers, seed
         manifest = read_manifest(folder, MADE_BY, verify=True)
         if manifest.get("papers") != papers or manifest.get("made_of") != made_of:

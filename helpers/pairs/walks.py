@@ -21,7 +21,7 @@ def draw_below(bound, key, place):
 
 @numba.njit(nogil=True, cache=True)
 def _walk(starts, indptr, contexts, length, window, key, out_targets, out_contexts):
-    """Walk from each of `starts` int32 and write the pairs; returns how many. The buffers hold those of whole walks."""
+    # Walk from each of `starts` int32 and write the pairs; returns how many. The buffers hold those of whole walks
     walks, lengths = np.empty((length, TOGETHER), np.int32), np.empty(TOGETHER, np.int64)
     firsts, counts = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
     place, draws = 0, np.uint64(0)
@@ -49,12 +49,11 @@ def _walk(starts, indptr, contexts, length, window, key, out_targets, out_contex
 
 
 class WalkPairs(PairSource):
-    """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; an epoch has `walks` from every paper.
+    """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; an epoch has `walks` from each."""
 
-    A walk starts at each paper with contexts, in a seeded random order, and goes on to any context of where it is, each as likely: held-out
-    citations are not among them. indptr: int64 (N+1,), contexts: int32 (P,), possibly memory-mapped, ArtefactError where they do not fit;
-    block_pairs: about how many pairs a block holds (a walk is never split).
-    """
+    # A walk starts at each paper with contexts, in a seeded random order, and goes on to any context of where it is, each as likely:
+    # held-out citations are not among them. indptr: int64 (N+1,), contexts: int32 (P,), ArtefactError where they do not fit; block_pairs:
+    # about how many pairs a block holds (a walk is never split).
 
     def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, length: int, window: int, walks: int):
         check_csr(indptr, contexts)

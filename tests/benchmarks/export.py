@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.artefacts import open_npy
-from helpers.export.formats import write_int8
+from helpers.export.formats import FORMS
 
 ROWS, D, CHUNK = 14_886_544, 188, 1 << 17
 
@@ -24,7 +24,7 @@ def run(quick: bool = False) -> dict[str, float]:
                 file.write(np.roll(some, first, axis=0)[: rows - first].data)
         table = np.load(out / "target.npy", mmap_mode="r")
         start, cpu = time.perf_counter(), time.process_time()
-        write_int8(out, "target", table)
+        FORMS["int8"].write(out, {"target": table}, None)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         values = np.load(out / "target_int8.npy", mmap_mode="r")
         assert values.shape == (rows, D) and np.load(out / "target_scales.npy", mmap_mode="r").shape == (rows,)

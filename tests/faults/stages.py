@@ -13,8 +13,7 @@ from helpers.artefacts import sha256
 from helpers.config import Config
 from helpers.corpus.build import build_corpus
 from helpers.export.embeddings import open_answer, with_rows
-from helpers.export.formats import FORMS
-from helpers.export.write import export_forms
+from helpers.export.formats import FORMS, export_forms
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training.loop import train
 from tests.faults.nursery import Child, Start
