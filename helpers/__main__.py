@@ -22,7 +22,9 @@ from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError,
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
 FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
-SETTINGS = ("extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts")  # and notebook 03 these
+SETTINGS = (  # and notebook 03 these
+    "extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts", "engine", "optimizer", "gpu_memory",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     add("--tables-on-disk", action="store_true", default=None, help="keep the targets in a file also where they would fit into the RAM")
     add("--context-parts", type=int, metavar="N", help="keep the contexts on the disk, too, and train N parts of them in turn (default: 1)")
     add("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
+    add("--engine", metavar="NAME", help="kernel (numba on CPU cores), torch, or auto (default): torch on a GPU, kernel elsewhere")
+    add(
+        "--optimizer",
+        metavar="NAME",
+        help="rowwise_adagrad (default), sgd, or any of torch.optim (adam, ...), which the torch engine trains",
+    )
+    add("--gpu-memory", type=float, metavar="GB", help="that rows and a batch may take (default: what is free)")
     add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
     add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
     add("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")

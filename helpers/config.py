@@ -110,6 +110,8 @@ class Config:
         for name in ("first_year", "last_year", "heldout_after"):
             value = getattr(self, name)
             self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")
+        for_kernels = self.engine != "kernel" or self.optimizer in ("rowwise_adagrad", "sgd")
+        self._require(for_kernels, "engine", f"'torch' or 'auto' for optimizer {self.optimizer}")
         weights = all(isinstance(weight, (int, float)) and 0 <= weight < 1e6 for weight in self.warm_start or ())
         self._require(weights, "warm_start", "weights of 0 or more")
 

@@ -31,7 +31,9 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(torch_engine, "CHUNK", C)
 
 
-def engine_of(optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, seed=1, graph_seed=0, **given) -> TorchEngine:
+def engine_of(
+    optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, seed=1, graph_seed=0, ahead=False, **given
+) -> TorchEngine:
     """An engine on a small random graph, whose batches are full of duplicates; `hot` rows of a table in device memory, about."""
     indptr, contexts = random_pairs(np.random.default_rng(graph_seed), N, 200)
     settings = {"dimensions": D, "negatives": K, "shared_negatives": S, "batch_pairs": B, "seed": seed, "block_pairs": 150}
@@ -43,7 +45,7 @@ def engine_of(optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", ho
         table.copy_(torch.randn(N, D, generator=generator) * 0.3)
     row = D * dtype.itemsize + sum(values[:1].nbytes for values in new_state(optimizer, 1, D).values())
     noise = alias_table(np.maximum(np.diff(indptr), 1), 0.75)
-    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, **given)
+    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, ahead=ahead, **given)
 
 
 def train(engine: TorchEngine, epochs: int = 2, rate: float = RATE) -> list[torch.Tensor]:
@@ -308,8 +310,8 @@ def test_the_engine_is_chosen_and_told():
     assert [engine.__name__ for engine, _ in chosen.values()] == ["KernelEngine", "TorchEngine", "TorchEngine", "KernelEngine"]
     assert chosen["auto"][1] == "numba kernels on CPU cores, as there is no GPU in use"
     assert chosen["adam"][1] == "torch in batches, for optimizer adam"
-    with pytest.raises(ConfigError, match="optimizer = 'adam' is trained by torch alone: choose engine 'torch' or 'auto'"):
-        choose_engine(dataclasses.replace(c, engine="kernel", optimizer="adam"))
+    with pytest.raises(ConfigError, match="engine = 'kernel' cannot work: it must be 'torch' or 'auto' for optimizer adam"):
+        dataclasses.replace(c, engine="kernel", optimizer="adam")
 
 
 def test_hot_rows_are_contexts_first():
@@ -330,3 +332,12 @@ def test_the_plan_tells_what_lives_on_the_gpu_and_what_the_optimizer_keeps():
     assert adam == 4 + 2 * 4 * 8
     assert dataclasses.replace(plan, state_bytes=adam).needs("RAM") - plan.needs("RAM") == 2 * 1000 * (adam - 4)
     assert checkpoint_bytes(1000, 8, 2, adam) == 2 * 1000 * (16 + adam)
+
+
+def test_an_empty_block_trains_nothing(monkeypatch):
+    engine = engine_of(ahead=True)
+    start = engine.target.clone()
+    monkeypatch.setattr(engine.blocks, "block", lambda *_: (np.empty(0, np.int32), np.empty(0, np.int32)))
+    assert engine.train_block(0, 0, RATE) == 0
+    engine.flush()
+    assert torch.equal(engine.target, start)

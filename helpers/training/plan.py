@@ -32,8 +32,6 @@ PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 
 def choose_engine(config: Config) -> tuple[type, str]:
     """The engine and why: TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
     stock = config.optimizer in STOCK
-    if config.engine == "kernel" and stock:
-        raise ConfigError(f"optimizer = {config.optimizer!r} is trained by torch alone: choose engine 'torch' or 'auto'.")
     if config.engine == "kernel":
         return KernelEngine, "numba kernels on CPU cores, as asked for"
     why = "as asked for" if config.engine == "torch" else f"for optimizer {config.optimizer}" if stock else ""

@@ -32,10 +32,10 @@ class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
     config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
-    is free beside a batch; ahead: rows travel while others are trained, None = on a GPU; direct: kernels move them, None = if faster.
+    is free beside a batch; ahead: rows travel while others are trained; direct: kernels move them, None = if faster.
     """
 
-    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead: bool | None = None, direct: bool | None = None, **given):
+    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead: bool = True, direct: bool | None = None, **given):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
         self.device = pick_device(config)
@@ -43,7 +43,7 @@ class TorchEngine(Engine):
         self.pairs = batch_size(config, self.blocks.pairs)
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
         self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
-        self.ahead = on_gpu if ahead is None else ahead
+        self.ahead = ahead
         self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
@@ -93,7 +93,7 @@ class TorchEngine(Engine):
         return (ids.to(self.device, non_blocking=True) for ids in reading.result())
 
     def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
-        if pairs is None:
+        if pairs is None or not len(pairs[0]):  # a block may be empty
             return None
         size = -(-len(pairs[0]) // CHUNK), self.config.shared_negatives
         papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
