@@ -144,7 +144,7 @@ def _run(config: Config, parameters: dict) -> int:
                 with _kernel_kept_quiet():
                     papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=shown)
             except DeadKernelError:
-                advice = "take fewer --dimensions, or run the same command again to go on from the last checkpoint"
+                advice = "take fewer --dimensions, or --tables-on-disk; the same command goes on from the last checkpoint, if there is one"
                 raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:

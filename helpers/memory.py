@@ -157,7 +157,7 @@ class Training:
             Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rates else 0),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
             Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
-            Item("checkpoints: the newest two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
+            Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
         hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
@@ -184,7 +184,9 @@ class Training:
         changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
         parts = next((parts for parts in range(2, 65) if fits(on_disk=True, parts=parts)), 0)
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
-        changes += [(f"context_parts = {parts}, slower", parts), (f"dimensions = {dimensions}", dimensions)]
+        in_parts = dataclasses.replace(plans[-1], on_disk=True, parts=max(parts, 1)).needs("disk")
+        slower = f"context_parts = {parts} (slower, {in_words(in_parts)} of disk)"
+        changes += [(slower, parts), (f"dimensions = {dimensions}", dimensions)]
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
         raise ConfigError(
             f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "

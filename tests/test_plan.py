@@ -36,11 +36,18 @@ def test_what_decides_a_training_follows_from_its_settings(pairs, config):
     assert training_of(walks, pairs).P > P
 
 
+def test_the_probe_takes_a_part_of_the_ram_that_is_there(pairs, monkeypatch):
+    monkeypatch.setattr("helpers.training.plan.available_ram", lambda: 100 << 20)
+    for D in (64, 4096, 65_536):
+        papers = len(thinned(pairs, D)[0]) - 1
+        assert papers >= min(pairs.papers, 256) and (papers <= 512 or 2 * 4 * papers * D <= 25 << 20)
+
+
 def test_a_small_graph_is_probed_whole_and_a_large_one_thinned(pairs, monkeypatch):
-    indptr, contexts = thinned(pairs)
+    indptr, contexts = thinned(pairs, 64)
     assert np.array_equal(indptr, pairs.indptr) and np.array_equal(contexts, pairs.contexts)
     monkeypatch.setattr(plan, "MOST_PAPERS", 1300)
-    indptr, contexts = thinned(pairs)
+    indptr, contexts = thinned(pairs, 64)
     n = len(indptr) - 1
     assert 1000 < n < 1400 and indptr[-1] == len(contexts) and contexts.min() >= 0 and contexts.max() == n - 1
     mean = len(pairs.contexts) / 5000

@@ -141,8 +141,9 @@ class ShardPairs(PairSource):
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
     """The source that config.pairs_from names, of this CSR or of shards in `out/pair_shards/`; ConfigError where it has not these parts."""
     if (parts := config.context_parts) > 1 and (config.pairs_from != "citations" or len(indptr) <= parts * PART_RUN):
-        needs = f"pairs_from = 'citations' and at least {parts * PART_RUN:,} papers"
-        raise ConfigError(f"context_parts = {parts} needs {needs}; there are {len(indptr) - 1:,} papers, pairs from {config.pairs_from}.")
+        most = f"{len(indptr) - 1:,} papers can be in {max(1, (len(indptr) - 2) // PART_RUN)} parts at most"
+        reason = most if config.pairs_from == "citations" else f"pairs from {config.pairs_from} cannot be in parts"
+        raise ConfigError(f"context_parts = {parts} cannot work: {reason}.")
     if config.pairs_from == "shards":
         return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
     given = indptr, contexts, config.seed, config.block_pairs

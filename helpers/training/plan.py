@@ -26,7 +26,8 @@ from helpers.training.engines import KernelEngine, SampleLoss
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
-PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 20
+MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
+PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 18
 
 
 def choose_engine(config: Config) -> tuple[type, str]:
@@ -57,10 +58,12 @@ def placed(config: Config, pairs: Pairs) -> Config:
     return dataclasses.replace(config, tables_on_disk=training_of(config, pairs).placed(available_ram()).on_disk)
 
 
-def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """A graph to probe with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
+def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
+    """A graph to probe D with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
     indptr, contexts = pairs.indptr, pairs.contexts
-    thin = max(1, math.ceil(pairs.papers / MOST_PAPERS), math.ceil(len(contexts) / MOST_PAIRS))
+    fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
+    thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
+    thin = min(thin, (pairs.papers - 1) // PART_RUN + 1)
     papers = part_rows(len(indptr) - 1, thin, thin // 2)  # the first part has the hubs
     ends = np.minimum(papers[::PART_RUN] + PART_RUN, len(indptr) - 1)
     taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(papers[::PART_RUN], ends, strict=True)])
@@ -70,7 +73,7 @@ def thinned(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 
 def probe(config: Config, pairs: Pairs) -> Rates:
     """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
-    graph = thinned(pairs)
+    graph = thinned(pairs, config.dimensions)
     return Rates(
         trained_a_second(config, *graph), _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out))
     )
@@ -81,8 +84,8 @@ def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
     return [np.full((N, D), rounded(np.array([0.01], np.float32), ROW_TYPES[config.row_type])[0]) for _ in range(2)]
 
 
-def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> float:
-    """Pairs a second, the loss after each block counted in, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
+def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
+    """Pairs a second, the loss after each block counted in or not, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
     Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
@@ -93,7 +96,7 @@ def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray) -
     while blocks < 2 or (trained < len(contexts) and time.perf_counter() - start < PROBE_SECONDS):
         blocks += 1
         trained += engine.train_block(*divmod(blocks, engine.blocks.blocks), 1e-9)
-        loss(engine)
+        with_loss and loss(engine)
     return trained / (time.perf_counter() - start)
 
 
