@@ -21,7 +21,7 @@ from helpers.errors import DumpError, UserError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
-SCHEMA = PAPERS
+name, SCHEMA = "ancestor", PAPERS
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 

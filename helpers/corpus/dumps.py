@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
-from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
+from helpers.corpus import ancestor, tables
 from helpers.corpus.download import remote
+from helpers.corpus.json_formats import AMINER_READ, AMINER_UNREAD, JSON_FORMATS
 from helpers.corpus.json_lines import BAD_LINE, BLANK, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
@@ -30,7 +30,6 @@ except ImportError:
     from gzip import GzipFile
     from zlib import error as InflateError
 
-JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
 BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
@@ -157,8 +156,8 @@ def reader_of(file: DumpFile):
                 return _json_format(file)
             return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
         except DumpError:
-            if aminer.UNREAD.search(head):
-                raise DumpError(f"{file} {aminer.ONLY}") from None
+            if AMINER_UNREAD.search(head):
+                raise DumpError(f"{file} {AMINER_READ}") from None
             raise
 
 
@@ -188,18 +187,15 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
             done = place()
 
 
-def _blocks(stream) -> Iterator[tuple[int, np.ndarray, bytes | None]]:
-    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes (None: over MOST_LINE)."""
-    number, rest, too_long = 1, b"", False
-    while chunk := stream.read(CHUNK):
-        if too_long and (end := chunk.find(b"\n") + 1):
-            yield number, np.zeros(1, np.int64), None
-            number, chunk, too_long = number + 1, chunk[end:], False
-        if not too_long and (end := chunk.rfind(b"\n") + 1):
-            block = b"".join((rest, memoryview(chunk)[:end]))
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
-            yield number, ends, block
-            number, rest, chunk = number + len(ends), b"", chunk[end:]
-        rest, too_long = (b"", True) if too_long or len(rest) + len(chunk) > MOST_LINE else (rest + chunk, False)
-    if rest or too_long:
-        yield number, np.zeros(1, np.int64), None if too_long else rest
+def _blocks(stream) -> Iterator[tuple[int, bytes]]:
+    # whole lines, as many as are read at a time, and the number of the first; of a line over MOST_LINE a question mark stays: no record
+    number = 1
+    while block := stream.read(CHUNK):
+        rest = stream.readline(MOST_LINE)
+        if len(rest) == MOST_LINE and not rest.endswith(b"\n"):
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(MOST_LINE)
+            block, rest = block[: block.rfind(b"\n") + 1], b"?\n"
+        block += rest
+        yield number, block
+        number += block.count(b"\n")

@@ -1,71 +1,53 @@
 """Lines of JSON -> batches: a block of lines at a time, line by line where one of them is bad."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator
 
 import msgspec
 import numba
 import numpy as np
 import pyarrow as pa
 
-from helpers.corpus.keys import SPACE
-from helpers.corpus.records import BATCH_RECORDS, OTHER_ENDS, TEXTS, Report, array_of, batch_of, kind_of
+from helpers.corpus.json_formats import JsonFormat
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, OTHER_ENDS, TEXTS, Report, array_of, batch_of, kind_of
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
-NO_IDS = msgspec.Raw(b"[]")
+INDENTED = re.compile(rb"\n[\0- ]")
 
 
-def wanted(fields: str, id_lists: str = "") -> type[msgspec.Struct]:
-    """A record with these fields of a line; all others are passed over. Lists of ids stay JSON (msgspec.Raw) until `json_batches`."""
-    kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
-    return msgspec.defstruct("Record", kinds, gc=False)
-
-
-class JsonFormat(NamedTuple):
-    """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
-
-    SCHEMA: pa.Schema
-    Record: type[msgspec.Struct]  # as `wanted` makes it
-    recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
-    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; BAD_LINE: malformed
-
-
-def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long)."""
-    decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
+def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: JsonFormat, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from blocks of whole lines of JSON, each with the number of its first."""
+    decoder, schema, kind = msgspec.json.Decoder(reader.Record), reader.SCHEMA, kind_of(reader.SCHEMA)
 
     def row_of(line: bytes, number: int) -> tuple | None:
-        """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
+        # None for a blank line or a malformed one; the records of a JSON array have commas around them
         with contextlib.suppress(*BAD_LINE):
             row = reader.row(decoder.decode(line := line.strip(BLANK)))
             _columns([row], schema)  # raises where a list of ids is no JSON
             return row
         if line:
-            report.count(kind_of(schema))
-            report.drop(kind_of(schema), "malformed", f"{file.name}, line {number}")
+            report.drop(kind, "malformed", f"{file.name}, line {number}")
 
     def batch() -> pa.RecordBatch:
-        return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}")
+        no_id = "no id" if schema is CITATIONS else "malformed"
+        return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}", no_id)
 
     numbers, columns, size = [], [[] for _ in schema], 0
-    for first, ends, block in blocks:
+    for first, block in blocks:
+        found = range(first, first + block.count(b"\n") + (not block.endswith(b"\n")))
         try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
-            text = np.frombuffer(block, np.uint8)
-            if text[0] <= SPACE or (text[ends[:-1] + 1] <= SPACE).any():
-                raise ValueError
-            rows, found = [reader.row(record) for record in decoder.decode_lines(block)], range(first, first + len(ends))
-            if len(rows) != len(ends):
+            rows = [reader.row(record) for record in decoder.decode_lines(block)]
+            if len(rows) != len(found) or block[:1] <= b" " or INDENTED.search(block):
                 raise ValueError
             values = _columns(rows, schema)
         except BAD_LINE:
-            lines = enumerate([b"?"] if block is None else block.split(b"\n"), start=first)
-            kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
+            kept = [(row, i) for i, line in enumerate(block.split(b"\n"), first) if (row := row_of(line, i))]
             values, found = _columns([row for row, _ in kept], schema), [i for _, i in kept]
         numbers.extend(found)
-        size += len(block or b"")
+        size += len(block)
         for column, some in zip(columns, values, strict=False):
             column.extend(some)
         if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:

@@ -12,6 +12,7 @@ from helpers.errors import DumpError
 
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
+SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of a text at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
@@ -52,7 +53,8 @@ class Report:
         self.read["records"] += records
 
     def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
-        """Count dropped records of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
+        """Count records that are read but not kept; `place` (file and line) is kept for the first of its reason."""
+        self.count(kind, records)
         self.dropped[kind][reason] += records
         self.first.setdefault(reason, place)
 
@@ -76,7 +78,7 @@ def text(value) -> str | None:
         return None
     if not value.isascii():
         value = value.encode("utf-8", "ignore").decode()
-    return " ".join(value.replace("\0", " ").split()) or None
+    return " ".join(value.replace("\0", " ").split()).strip(SPACES) or None
 
 
 def identifier(value) -> str | None:
@@ -107,22 +109,22 @@ def year(value, report: Report, place: str) -> int | None:
     report.lacks("no year" if value in (None, "") else "impossible year", place)
 
 
-def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:
+def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str) -> pa.RecordBatch:
     """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records, and what they lack.
 
-    place: where a row stands in the file; no_id: the reason by which a paper without an id is dropped.
+    place: where a row stands in the file; no_id: the reason by which a record without an id is dropped.
     """
-    report.count(kind_of(schema), len(columns[0]))
     if schema is PAPERS and isinstance(years := columns[2], list):
         columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
-    if schema is not PAPERS:
-        return batch
-    for i in np.flatnonzero(batch["title"].is_null()):
+    for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
-    for i in np.flatnonzero(batch["paper_id"].is_null()):
-        report.drop("papers", no_id, place(i))
-    return batch.filter(batch["paper_id"].is_valid()) if batch["paper_id"].null_count else batch
+    ids = [pc.not_equal(column.fill_null(""), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
+    whole = pc.and_(ids[0], ids[-1])
+    for i in np.flatnonzero(pc.invert(whole)):
+        report.drop(kind_of(schema), no_id, place(i))
+    report.count(kind_of(schema), whole.true_count)
+    return batch if whole.true_count == len(whole) else batch.filter(whole)
 
 
 def array_of(values, kind: pa.DataType) -> pa.Array:

@@ -89,13 +89,12 @@ def discard(shards: Iterable[Path]) -> None:
 
 
 def _tell_strangers(files: list, readers: list) -> None:
-    """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
-    groups = defaultdict(dict)
+    # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
+    series = defaultdict(dict)
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            kind = getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2]
-            groups[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(kind, f"{file.name} {kind}")
-    for formats in groups.values():
+            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
+    for formats in series.values():
         if len(formats) > 1:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 

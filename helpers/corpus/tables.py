@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, kind_of, texts
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, kind_of, texts
 from helpers.errors import DumpError
 
 COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
@@ -37,6 +37,8 @@ def columns_of(header: list[str]) -> dict[str, str]:
 
 class Table:
     """A reader of one file with columns: its SCHEMA is that of what it yields."""
+
+    name = "table"
 
     def __init__(self, file, names: list[str]):
         self.file, self.names, self.columns = file, names, columns_of(names)
@@ -77,7 +79,6 @@ class Csv(Table):
 
         def skip(row) -> str:
             lines = 1 + row.text.count("\n")  # a quotation mark without its partner takes what follows with it
-            report.count(kind, lines)
             report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
@@ -92,7 +93,6 @@ class Csv(Table):
             if stream.quoted or stream.damaged:
                 lines = self.lines_of_bad_rows(batch)
                 for i in np.flatnonzero(lines).tolist():
-                    report.count(kind, int(lines[i]))
                     report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
                 batch = batch.filter(pa.array(lines == 0))
             yield batch
@@ -155,12 +155,7 @@ def _as_text(array: pa.Array) -> pa.Array:
 
 
 def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    ends = [pc.fill_null(pc.utf8_trim_whitespace(batch.column(columns[name])), "") for name in CITATIONS.names]
-    whole = pc.and_(*(pc.not_equal(end, "") for end in ends))
-    report.count("citations", batch.num_rows)
-    for i in np.flatnonzero(~whole.to_numpy(zero_copy_only=False)):
-        report.drop("citations", "no id", place(i))
-    return pa.RecordBatch.from_arrays(ends, schema=CITATIONS).filter(whole)
+    return batch_of([pc.utf8_trim(batch[columns[name]], SPACES) for name in CITATIONS.names], CITATIONS, report, place, no_id="no id")
 
 
 def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
