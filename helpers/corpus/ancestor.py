@@ -26,14 +26,14 @@ S2_ID = re.compile(r"[0-9a-f]{40}")
 
 
 class _Plain(pickle._Unpickler):  # the one written in Python: C's sets aside whatever memory a damaged file asks for
-    """Plain containers, strings and numbers only: nothing is imported, so nothing can run."""
+    # Plain containers, strings and numbers only: nothing is imported, so nothing can run
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _texts(path: Path) -> pa.Array:
-    """The texts of a pickle by row, large_string (n,), null where there is none."""
+    # The texts of a pickle by row, large_string (n,), null where there is none
     try:
         with open(path, "rb") as file:
             values = _Plain(file).load()
@@ -46,7 +46,7 @@ def _texts(path: Path) -> pa.Array:
 
 
 def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
-    """The texts of rows int64 (n,), string, null where there is none."""
+    # The texts of rows int64 (n,), string, null where there is none
     return texts.take(pa.array(rows, mask=(rows < 0) | (rows >= len(texts)))).cast(pa.string())
 
 
@@ -76,7 +76,7 @@ def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
 
 
 def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
-    """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
+    # (rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time
     try:
         import h5py
 
@@ -110,7 +110,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
 
 
 def _longest(content: np.ndarray, lists) -> int:
-    """The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones."""
+    # The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones
     # there a list is its length in 4 bytes and its place in 12; what is compressed has a checksum
     if lists.chunks:
         chunks = [lists.id.get_chunk_info(i) for i in range(lists.id.get_num_chunks())]
@@ -123,7 +123,7 @@ def _longest(content: np.ndarray, lists) -> int:
 
 @numba.njit(cache=True)
 def _endless(file):
-    """Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)."""
+    # Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)
     # it goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0
     for heap in range(len(file) - 32):
         if file[heap] == 71 and file[heap + 1] == 67 and file[heap + 2] == 79 and file[heap + 3] == 76:  # GCOL

@@ -54,7 +54,7 @@ def build_corpus(config: Config) -> dict:
 
 
 def _sources(config: Config) -> list[str] | None:
-    """What tells the files of the dumps from others; None where they are not there any more."""
+    # What tells the files of the dumps from others; None where they are not there any more
     try:
         return [f"{file} {file.size} {file.path.stat().st_mtime_ns}" for file in files_of(config.dumps)]
     except (DumpError, OSError):
@@ -62,7 +62,7 @@ def _sources(config: Config) -> list[str] | None:
 
 
 def _finished(config: Config, sources: list[str] | None) -> dict | None:
-    """The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)."""
+    # The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)
     folder = config.folder("corpus")
     with contextlib.suppress(ArtefactError, KeyError, OSError):
         report = read_json(folder / "report.json", NOTEBOOK)
@@ -141,7 +141,7 @@ def _nonzero(counts: Counter) -> dict:
 
 
 def _write_papers(ids: Ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
-    """`papers.parquet` of DESIGN's contract, piece by piece: the line number is the id."""
+    # `papers.parquet` of DESIGN's contract, piece by piece: the line number is the id
     schema = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), ("few_citations", pa.bool_())])
     with pa.parquet.ParquetWriter(path, schema) as writer, progress(title="Papers", unit="", total=len(order)) as bar:
         for first in range(0, len(order), PAPERS_AT_A_TIME):

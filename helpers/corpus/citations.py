@@ -22,7 +22,7 @@ def _edges(path: Path):
 
 @numba.njit(cache=True, nogil=True)
 def _place(edges, state, places, cited_of):
-    """Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)."""
+    # Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)
     outside = selves = 0
     for i in range(len(edges)):
         citing, cited = edges[i, 0], edges[i, 1] >> 1
@@ -53,7 +53,7 @@ def sort_row(row):
 
 @numba.njit(cache=True, nogil=True)
 def _unique(indptr, cited_of):
-    """Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)."""
+    # Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)
     place = doubles = mirrored = start = 0
     for row in range(len(indptr) - 1):
         stop = indptr[row + 1]
@@ -117,7 +117,7 @@ def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degr
 
 @numba.njit(cache=True, nogil=True)
 def _renumber(order, new_id, indptr, cited_of, cited, counts):
-    """Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are."""
+    # Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are
     place = 0
     for row in range(len(order)):
         start = place

@@ -84,7 +84,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _members(path: Path) -> list[DumpFile]:
-    """The dump's files in a zip archive, or the file itself where it is none."""
+    # The dump's files in a zip archive, or the file itself where it is none
     with _sentences(path):
         if not path.is_file():  # a pipe would wait for ever
             return [DumpFile(path)]
@@ -102,7 +102,7 @@ def _members(path: Path) -> list[DumpFile]:
 
 @contextlib.contextmanager
 def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
+    # Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError
     try:
         yield
     except (EOFError, *DAMAGED, pa.ArrowException, OSError) as error:
@@ -120,7 +120,7 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
-    """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
+    # The file's bytes, decompressed; and a function that tells how many bytes of the file are read
     with contextlib.ExitStack() as stack:
         if file.member:
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))

@@ -57,13 +57,13 @@ def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: JsonFormat, 
 
 
 def _columns(rows: list[tuple], schema: pa.Schema) -> list:
-    """The columns of some rows: tuples of values; of lists of ids one Arrow array."""
+    # The columns of some rows: tuples of values; of lists of ids one Arrow array
     columns = zip(schema.names, zip(*rows, strict=True), strict=False)
     return [(_id_lists(values),) if name in OTHER_ENDS else values for name, values in columns]
 
 
 def _id_lists(values: tuple) -> pa.Array:
-    """Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON."""
+    # Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON
     if type(values[0]) is msgspec.Raw:
         text = b"\n".join((*values, b""))
         lists, ids = np.zeros(len(values) + 1, np.int32), np.zeros(text.count(b'"') // 2 + 1, np.int32)
@@ -77,7 +77,7 @@ def _id_lists(values: tuple) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _split(text, lists, ids, letters):
-    """Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else."""
+    # Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else
     line = count = place = p = 0
     listed = False
     while p < len(text):

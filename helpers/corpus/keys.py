@@ -25,7 +25,7 @@ FULLEST = 0.6  # share of the table's slots in use before it grows
 
 @numba.njit(cache=True, nogil=True)
 def _mixed(h):
-    """A finaliser of 64 bits (MurmurHash3's, Appleby 2011)."""
+    # A finaliser of 64 bits (MurmurHash3's, Appleby 2011)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(33))
@@ -86,7 +86,7 @@ def ids_of(keys: np.ndarray) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _find(slots, numbers, keys, found, count, add):
-    """found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1. Returns the count."""
+    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1. Returns the count
     mask = np.uint64(len(slots) - 1)
     slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
     for i in range(len(keys)):
@@ -111,17 +111,6 @@ def _find(slots, numbers, keys, found, count, add):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
-def _move(old_slots, old_numbers, slots, numbers):
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(old_slots)):
-        if old_slots[i] != NONE:
-            slot = _mixed(old_slots[i]) & mask
-            while slots[slot] != NONE:
-                slot = (slot + np.uint64(1)) & mask
-            slots[slot], numbers[slot] = old_slots[i], old_numbers[i]
-
-
 class KeyTable:
     """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
 
@@ -136,9 +125,9 @@ class KeyTable:
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
-            old = self._slots, self._numbers
-            self._make(max(2 * len(old[0]), int((self.count + len(keys)) / FULLEST)))
-            _move(*old, self._slots, self._numbers)
+            known = self.keys()
+            self._make(max(2 * len(self._slots), int((self.count + len(keys)) / FULLEST)))
+            _find(self._slots, self._numbers, known, np.empty(len(known), np.int32), 0, True)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
         return found
@@ -161,7 +150,8 @@ class KeyTable:
         table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
         return table
 
-    def contents(self) -> tuple[np.ndarray, np.ndarray]:
-        """(keys uint64 (count,), their numbers int32 (count,)), in no order."""
-        used = self._slots != NONE
-        return self._slots[used], self._numbers[used]
+    def keys(self) -> np.ndarray:
+        """The keys by number, uint64 (count,)."""
+        used, keys = self._slots != NONE, np.empty(self.count, np.uint64)
+        keys[self._numbers[used]] = self._slots[used]
+        return keys

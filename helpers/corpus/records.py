@@ -141,7 +141,7 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
 
 
 def _tidied(values: pa.Array) -> pa.Array:
-    """The strings as `text` keeps them."""
+    # The strings as `text` keeps them
     untidy = pc.match_substring_regex(values, UNTIDY).fill_null(False)
     if not untidy.true_count:
         return values

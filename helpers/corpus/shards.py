@@ -1,11 +1,9 @@
-"""One dump file -> one shard: a folder of columns in which papers are 64-bit keys, written once, whatever happens afterwards.
+"""One dump file -> one shard: a folder of columns in which papers are 64-bit keys, written once, whatever happens afterwards."""
 
-A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
-citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
-keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
-table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`, its counts.
-Two processes read two files at a time; a shard that is finished is not read again.
-"""
+# A shard holds `records.arrow`, of all its file's records the key, its check, and whether they are inside the subset; `papers.arrow`, of
+# those inside KEPT and the keys at the other ends of their citations (uncompressed, to be memory-mapped); of an edge list
+# `citations.arrow`; of a table of ids `other_ids.arrow`; of ids that are no numbers `names.arrow`, each once; `report.json`, its counts.
+# Two processes read two files at a time; a shard that is finished is not read again.
 
 import contextlib
 import gc
@@ -16,9 +14,8 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,12 +29,11 @@ from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, SPACES, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 3  # of what a shard holds: another one is read again
-NAMES = pa.schema([("id", pa.string())])
+VERSION = 4  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
@@ -105,12 +101,19 @@ def _name(place: int, file, settings: dict) -> str:
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
-def _save_known(folder: Path, shards: list[Path]) -> Path:
-    """The keys of the records inside the subset, as a table for all workers."""
-    table = KeyTable()
+def batches_of(shards: list[Path], name: str) -> Iterator[pa.RecordBatch]:
+    """The record batches of `name.arrow` of those shards that have it, memory-mapped."""
     for shard in shards:
-        if (shard / "records.u64").exists():
-            table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
+        if (path := shard / f"{name}.arrow").exists():
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            yield from map(file.get_batch, range(file.num_record_batches))
+
+
+def _save_known(folder: Path, shards: list[Path]) -> Path:
+    # the keys of the records inside the subset, as a table for all workers
+    table = KeyTable()
+    for batch in batches_of(shards, "records"):
+        table.add(batch.filter(batch["inside"])["key"].to_numpy())
     with sentences_for_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder / "known")
@@ -128,10 +131,10 @@ def _read_all(todo: list, settings: dict, known: Path | None) -> None:
 
 
 def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
-    """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
+    # Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
-    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
+    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done,)) as pool:
         pending = {pool.submit(write_shard, file, shard, settings, known, _count_in_worker) for file, shard in todo}
         try:
             while pending:
@@ -150,16 +153,15 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
             raise
 
 
-def _start_worker(done, parent: int) -> None:
+def _start_worker(done) -> None:
     global _done
     _done = done
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
-    def leave_with_parent():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+def _leave_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _count_in_worker(count: int) -> None:
@@ -180,36 +182,35 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
         if gc.isenabled():  # records are many small objects without cycles: looking for those took a quarter of the time
             gc.disable()
             stack.callback(gc.enable)
-        columns = _Columns(folder, stack, known)
+        writer = _Writer(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
-                columns.add_citations(batch, report)
+                writer.add_citations(batch, report)
             elif batch.schema == OTHER_IDS:
-                columns.add_other_ids(batch)
+                writer.write("other_ids", {name: keys_of(batch[name])[0] for name in OTHER_IDS.names})
             else:
-                columns.add_papers(batch, inside_subset(batch, settings), report)
+                writer.add_papers(batch, inside_subset(batch, settings), report)
         stack.close()
         write_json(folder / MANIFEST, vars(report))
     if path:
         path.unlink()
 
 
-class _Columns:
-    """The open files of one shard."""
-
+class _Writer:
+    # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
         self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
 
-    def write(self, name: str, values: np.ndarray | pa.RecordBatch) -> None:
-        is_batch, path = isinstance(values, pa.RecordBatch), str(self.folder / name)
+    def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
+        batch = pa.RecordBatch.from_pydict(columns)
         if name not in self.files:
-            self.files[name] = self.stack.enter_context(pa.ipc.new_file(path, values.schema) if is_batch else open(path, "wb"))
-        self.files[name].write(values if is_batch else np.ascontiguousarray(values))
+            self.files[name] = self.stack.enter_context(pa.ipc.new_file(str(self.folder / f"{name}.arrow"), batch.schema))
+        self.files[name].write(batch)
 
     def keys(self, ids: pa.Array) -> np.ndarray:
-        """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
+        # those that cannot be read back from their key are kept by name, once each
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
@@ -223,49 +224,35 @@ class _Columns:
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
-                    names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write("names.arrow", pa.record_batch([names], schema=NAMES))
+                    names = pc.utf8_trim(names, SPACES)
+                self.write("names", {"id": names})
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
         if self.known:
-            citing, cited = (keys_of(column)[0] for column in batch.columns)
-            kept = (citing == NONE) | (cited == NONE) | ((self.known.find(citing) >= 0) & (self.known.find(cited) >= 0))
+            known = [self.known.find(keys_of(column)[0]) >= 0 for column in batch.columns]
+            kept = known[0] & known[1]
             report.dropped["citations"]["dangling"] += int((~kept).sum())
             batch = batch.filter(pa.array(kept))
-        citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
-        whole = (citing != NONE) & (cited != NONE)
-        report.dropped["citations"]["no id"] += int((~whole).sum())
-        self.write("citing.u64", citing[whole])
-        self.write("cited.u64", cited[whole])
-
-    def add_other_ids(self, batch: pa.RecordBatch) -> None:
-        for name in OTHER_IDS.names:
-            self.write(f"{name}s.u64", keys_of(batch[name])[0])
+        self.write("citations", {name: self.keys(batch[name]) for name in CITATIONS.names})
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
         keys, checks = keys_of(batch["paper_id"])
-        if (empty := keys == NONE).any():  # of control characters alone
-            report.dropped["papers"]["no id"] += int(empty.sum())
-            batch, inside, keys, checks = batch.filter(pa.array(~empty)), inside[~empty], keys[~empty], checks[~empty]
-        self.write("records.u64", keys)
-        self.write("checks.u32", checks)
-        self.write("inside.u8", inside.astype(np.uint8))
-        listed = sum(len(column.values) for column in (batch["references"], batch["cited_by"]))
+        self.write("records", {"key": keys, "check": checks, "inside": inside})
+        listed = sum(len(batch[name].values) for name in OTHER_ENDS)
         report.read["citations"] += listed
         if not inside.all():
             batch = batch.filter(pa.array(inside))
+        columns = {name: batch[name] for name in KEPT.names}
         for name in OTHER_ENDS:
-            others = batch[name].flatten()
-            keys = self.keys(others)
-            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place in `others`
-            counts = np.diff(before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()])
-            self.write(f"{name}.u64", keys[keys != NONE])
-            self.write(f"{name}.i32", counts.astype(np.int32))
+            keys = self.keys(batch[name].flatten())
+            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place among them
+            offsets = before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()]
+            columns[name] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(keys[keys != NONE]))
             report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
-            listed -= len(others)
+            listed -= len(keys)
         report.dropped["citations"]["outside the subset"] += listed
-        self.write("papers.arrow", batch.select(KEPT.names))
+        self.write("papers", columns)
 
 
 def same_key(which: str) -> str:

@@ -112,7 +112,7 @@ class Csv(Table):
 
 
 class _Utf8(io.RawIOBase):
-    """A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks."""
+    # A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks
 
     def __init__(self, stream):
         self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-8")("substitute")
@@ -144,7 +144,7 @@ class Parquet(Table):
 
 
 def _as_text(array: pa.Array) -> pa.Array:
-    """Values as strings, lists as lists of strings; of floating point numbers the whole ones, up to where those can be told apart."""
+    # Values as strings, lists as lists of strings; of floating point numbers the whole ones, up to where those can be told apart
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return array.cast(pa.list_(pa.string()))
     if pa.types.is_floating(array.type):
@@ -172,5 +172,5 @@ def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, plac
 
 
 def _unquoted(title):
-    """A title without the quotation marks that some writers put around a TSV field."""
+    # A title without the quotation marks that some writers put around a TSV field
     return title[1:-1].replace('""', '"') if isinstance(title, str) and len(title) > 1 and title[0] == title[-1] == '"' else title

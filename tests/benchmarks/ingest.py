@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from helpers.config import ROOT, Config
 from helpers.corpus.build import combine, open_corpus
@@ -175,11 +176,12 @@ def write_ids(shard: Path, N: int, E: int) -> None:
     """A shard of an edge list: E citations among N papers of random PMID-like ids, heavy-tailed, a few doubles among them."""
     generator = np.random.default_rng(0)
     names = generator.permutation(np.arange(1, N + 1, dtype=np.uint64) * np.uint64(3))
-    with open(shard / "citing.u64", "wb") as citing, open(shard / "cited.u64", "wb") as cited:
+    schema = pa.schema([("citing", pa.uint64()), ("cited", pa.uint64())])
+    with pa.ipc.new_file(str(shard / "citations.arrow"), schema) as file:
         for first in range(0, E, 5_000_000):
             size = min(5_000_000, E - first)
-            names[(generator.random(size) * N).astype(np.int64)].tofile(citing)
-            names[(generator.random(size) ** 4 * N).astype(np.int64)].tofile(cited)
+            ends = [names[(generator.random(size) ** power * N).astype(np.int64)] for power in (1, 4)]
+            file.write_table(pa.table(ends, schema=schema), max_chunksize=1 << 18)  # rows a batch, about as many as a CSV's
     report = Report()
     report.count("citations", E)
     facts = {"read": report.read, "dropped": report.dropped, "incomplete": report.incomplete, "first": report.first}
@@ -254,10 +256,8 @@ def make(out: Path) -> Config:
 def duckdb_ids(shard: Path) -> dict:
     """Dense ids in descending degree and the citations by citing paper, without doubles and self-citations, by DuckDB."""
     import duckdb
-    import pyarrow as pa
 
-    columns = {name: pa.array(np.fromfile(shard / f"{name}.u64", np.uint64)) for name in ("citing", "cited")}
-    given = pa.table(columns)
+    given = pa.ipc.open_file(str(shard / "citations.arrow")).read_all()
     with tempfile.TemporaryDirectory(dir=shard.parent) as folder:
         base = duckdb.connect(f"{folder}/ids.duckdb", config={"memory_limit": "10GB"})
         base.register("given", given)
