@@ -1,7 +1,6 @@
-"""Dump -> corpus: files become shards of keys, keys become ids in descending degree, citations become CSR; what is dropped is counted.
+"""Dump -> corpus: files become shards of keys, keys become ids in descending degree, citations become CSR; what is dropped is counted."""
 
-Memory is bounded by the papers (about 80 bytes each), not by the citations: those pass through in pieces, or lie in memory-mapped files.
-"""
+# Memory is bounded by the papers (about 80 bytes each), not by the citations: those pass through in pieces, or lie in memory-mapped files.
 
 import contextlib
 import dataclasses
@@ -43,11 +42,9 @@ def build_corpus(config: Config) -> dict:
         return finished
     start = time.perf_counter()
     shards, report = read_shards(config)
-    read = time.perf_counter()
-    print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
-    counts = combine(config, shards, report, sources)
-    papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
-    print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
+    counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
+    kept = f"{counts['papers']['kept']:,} papers and {counts['citations']['kept']:,} citations kept"
+    print(f"{papers:,} papers and {cited:,} citations read, {kept}, in {time.perf_counter() - start:.1f} s")
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
@@ -55,10 +52,8 @@ def build_corpus(config: Config) -> dict:
 
 def _sources(config: Config) -> list[str] | None:
     # What tells the files of the dumps from others; None where they are not there any more
-    try:
-        return [f"{file} {file.size} {file.path.stat().st_mtime_ns}" for file in files_of(config.dumps)]
-    except (DumpError, OSError):
-        return None
+    with contextlib.suppress(DumpError, OSError):
+        return [file.version for file in files_of(config.dumps)]
 
 
 def _finished(config: Config, sources: list[str] | None) -> dict | None:
@@ -69,7 +64,6 @@ def _finished(config: Config, sources: list[str] | None) -> dict | None:
         same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
         if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
             return report
-    return None
 
 
 def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:

@@ -54,6 +54,11 @@ class DumpFile:
         return f"{self.path.name}/{self.member}" if self.member else self.path.name
 
     @property
+    def version(self) -> str:
+        """What tells it from other files, and from itself before it was changed."""
+        return f"{self} {self.size} {self.path.stat().st_mtime_ns}"
+
+    @property
     def size(self) -> int:
         """Bytes on disk; raises DumpError where the file is gone."""
         with _sentences(self):

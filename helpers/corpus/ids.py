@@ -1,6 +1,6 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +18,13 @@ MOST_PAPERS = (1 << 31) - 1
 NAMES = pa.schema([("id", pa.string())])
 
 
-class Batches:
-    """Many record batches, of a schema at least, as one list of rows."""
-
-    def __init__(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema):
-        self.schema, self.batches = schema, [batch.select(schema.names) for batch in batches]
-        self._ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
-        self.rows = int(self._ends[-1]) if self.batches else 0
-
-    def take(self, rows: np.ndarray) -> pa.Table:
-        """The rows, in any order, of int64 (n,)."""
-        batch_of, parts = np.searchsorted(self._ends, rows, side="right"), []
-        for batch in np.unique(batch_of):
-            first = self._ends[batch] - self.batches[batch].num_rows
-            parts.append(self.batches[batch].take(pa.array(rows[batch_of == batch] - first)))
-        places = np.argsort(np.argsort(batch_of, kind="stable"))
-        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(places))
+def take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The rows, in any order, int64 (n,), of many batches of that schema."""
+    order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
+    cuts = np.searchsorted(rows[order], starts)
+    places = zip(batches, starts, cuts, cuts[1:], strict=False)
+    parts = [batch.take(pa.array(rows[order[first:last]] - start)) for batch, start, first, last in places if first < last]
+    return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
 
 
 class Ids:
@@ -44,14 +35,14 @@ class Ids:
     """
 
     def __init__(self, shards: list[Path]):
-        self.kept, self.names = Batches(batches_of(shards, "papers"), KEPT), Batches(batches_of(shards, "names"), NAMES)
+        self.kept, self.names = [batch.select(KEPT.names) for batch in batches_of(shards, "papers")], list(batches_of(shards, "names"))
 
     def papers(self, some: np.ndarray) -> pa.Table:
         """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
-        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(place[named])["id"].combine_chunks())
-        records = self.kept.take(place[recorded]).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), take(self.names, place[named], NAMES)["id"].combine_chunks())
+        records = take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
         own = pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids)
         if own.null_count:  # another dump's table of ids gave a name, which is not kept, in place of a number
             own = pc.coalesce(own, records["paper_id"].combine_chunks(), pa.array([f"{key:016x}" for key in self.key[some].tolist()]))
@@ -59,32 +50,29 @@ class Ids:
 
 
 def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> Ids:
-    """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED).
-
-    What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
-    those of records that a later record of the same id replaces.
-    """
-    ids = Ids(shards)
-    table, papers = KeyTable(ids.kept.rows), report.dropped["papers"]
-    last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
-    state, rows, of_record = np.empty(0, np.uint8), 0, [np.empty(0, np.int32)]
+    """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
+    # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
+    # those of records that a later record of the same id replaces.
+    ids, papers, of_record = Ids(shards), report.dropped["papers"], [np.empty(0, np.int32)]
+    records = sum(len(batch) for batch in ids.kept)
+    table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):
-        of_record.append(added := table.add(keys[inside]))
-        last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
-        last[added], rows = np.arange(rows, rows + len(added)), rows + len(added)  # numpy keeps the last of several values, here and below
-        known, before = (numbers := table.find(keys)) >= 0, np.count_nonzero(state)
-        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)
-        papers["duplicate id"] += int(known.sum()) - (np.count_nonzero(state) - before)
+        of_record.append(table.add(keys[inside]))
+        known = (numbers := table.find(keys)) >= 0
+        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)  # numpy keeps the last of several values, here and below
+        papers["duplicate id"] += int(known.sum())
         papers["outside the subset"] += int((~known).sum())
+    papers["duplicate id"] -= np.count_nonzero(state)
     papers["outside the subset"] += int((state == OUTSIDE).sum())
-    of_record = np.concatenate(of_record)
-    of_record[last[of_record] != np.arange(len(of_record))] = -1
+    of_record, last = np.concatenate(of_record), np.empty(table.count, np.int32)  # of each paper the last record
+    last[of_record] = np.arange(records)
+    of_record[last[of_record] != np.arange(records)] = -1
     joins = any((shard / "other_ids.arrow").exists() for shard in shards)
     with open(edges, "wb") as file:
         _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
     if table.count > MOST_PAPERS:
         raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, ids.place = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
+    ids.state, ids.place = _grown(state[: len(last)], table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
     ids.renamed = np.broadcast_to(False, table.count)
     if joins:
         papers["duplicate id"] += _join_other_ids(ids, table, shards, edges)
@@ -101,7 +89,7 @@ def _columns(shards: list[Path], name: str) -> Iterator[list[np.ndarray]]:
 
 
 def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
-    return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values
+    return np.pad(values, (0, size - len(values)), constant_values=filling)
 
 
 def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
@@ -177,7 +165,7 @@ def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
         numbers_of(keys, checks_of, lambda i, row=row: f"The id of record {row + i + 1:,} (of all that have one)")
         row += len(keys)
     row = 0
-    for batch in ids.names.batches:
+    for batch in ids.names:
         numbers = numbers_of(*keys_of(batch["id"]), lambda i, batch=batch: f"The id {batch['id'][i].as_py()!r}")
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]

@@ -44,12 +44,9 @@ S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
-    """The shards of all files of `config.dumps`, in their order, those that are not finished read now; and what was counted in them.
-
-    A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
-    only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
-    Raises DumpError where a file cannot be had or read, or too many records are malformed.
-    """
+    """The shards of all files of `config.dumps`, those that are not finished read now, and what was counted in them; DumpError."""
+    # A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
+    # only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
@@ -58,8 +55,8 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
-    papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
-    shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
+    early = [name for name, later in zip(names, late, strict=True) if not later]
+    shards = [folder / (_name(i, file, [settings, early]) if late[i] else names[i]) for i, file in enumerate(files)]
     if folder.exists():
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
@@ -95,9 +92,8 @@ def _tell_strangers(files: list, readers: list) -> None:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
-def _name(place: int, file, settings: dict) -> str:
-    status = None if isinstance(file, Shard) else file.path.stat()
-    facts = [VERSION, str(file), settings, *((status.st_size, status.st_mtime_ns) if status else ())]
+def _name(place: int, file, settings: dict | list) -> str:
+    facts = [VERSION, str(file) if isinstance(file, Shard) else file.version, settings]
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
@@ -170,10 +166,8 @@ def _count_in_worker(count: int) -> None:
 
 
 def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
-    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError.
-
-    settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
-    """
+    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError."""
+    # settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress
     report, files, path = Report(), [file], None
     if isinstance(file, Shard):
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
@@ -201,7 +195,7 @@ class _Writer:
     def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
-        self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
+        self.seen = self.checks = None
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
         batch = pa.RecordBatch.from_pydict(columns)
@@ -214,7 +208,7 @@ class _Writer:
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
-            if self.seen.count > MOST_SEEN:
+            if not self.seen or self.seen.count > MOST_SEEN:
                 self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
             highest = np.concatenate([[self.seen.count - 1], numbers := self.seen.add(keys[hashed])])
             new = hashed[np.diff(np.maximum.accumulate(highest)) > 0]  # numbers are given in order of appearance
