@@ -1,10 +1,9 @@
-"""The ancestor's own dump: an HDF5 file and, in the same folder, pickles of titles and S2 ids (written from its description).
+"""The ancestor's own dump: an HDF5 file and, in the same folder, pickles of titles and S2 ids (written from its description)."""
 
-`labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
-told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
-mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
-is in them); a paper's id is its S2 id, or else its row.
-"""
+# `labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
+# told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
+# mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
+# is in them); a paper's id is its S2 id, or else its row.
 
 import pickle
 import re
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, text
+from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, batch_of, text
 from helpers.errors import DumpError, UserError, in_a_line
 
 MAGIC = b"\x89HDF"
@@ -61,14 +60,13 @@ def batches(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[p
             titles = texts
     for rows, counts, others in _rows(file, on_bytes):
         of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
-        report.count("papers", len(rows))
-        columns = {"paper_id": _names(rows, ids), "title": _of_rows(titles, rows)}
-        report.incomplete["no title"] += columns["title"].null_count
-        for name, some in (("references", later), ("cited_by", ~later)):
+        lists, nothing = [], (pa.nulls(len(rows), field.type) for field in PAPERS)
+        for some in (later, ~later):
             ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
             offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-            columns[name] = pa.ListArray.from_arrays(offsets, _names(others[some], ids))
-        yield pa.RecordBatch.from_arrays([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in PAPERS], schema=PAPERS)
+            lists.append(pa.ListArray.from_arrays(offsets, _names(others[some], ids)))
+        values = [_names(rows, ids), _of_rows(titles, rows), *list(nothing)[2:-2], *lists]
+        yield batch_of(values, PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
 
 
 def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:

@@ -84,7 +84,6 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
         kept = int(degree.sum(dtype=np.int64)) // 2
         dropped["of a paper with too few citations"] += int(indptr[-1]) - kept
         citations.renumber(indptr, cited, order, kept, folder)
-        to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")
@@ -95,7 +94,6 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
             "citations": cited | {"kept": kept},
             "other_ids": other,
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
-            "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,
             "config": config.part(CORPUS_SETTINGS),
             "sources": sources,

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
+from helpers.corpus.citations import EDGES_AT_A_TIME, INSIDE, MIRRORED, OUTSIDE, UNRECORDED
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of, same_key
 from helpers.errors import DumpError
 
-EDGES_AT_A_TIME = 1 << 21
 MOST_PAPERS = (1 << 31) - 1
 NAMES = pa.schema([("id", pa.string())])
 
@@ -28,11 +27,10 @@ def take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> 
 
 
 class Ids:
-    """The papers of some shards, numbered in order of appearance: records first, then what only citations name.
+    """The papers of some shards, numbered in order of appearance: records first, then what only citations name."""
 
-    state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
-    renamed: bool (n,), a record known by another id only; key: uint64 (n,).
-    """
+    # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,)
 
     def __init__(self, shards: list[Path]):
         self.kept, self.names = [batch.select(KEPT.names) for batch in batches_of(shards, "papers")], list(batches_of(shards, "names"))

@@ -1,9 +1,8 @@
-"""Ids as 64-bit keys, and the table that numbers them: citations are two integers each, whatever a dump calls its papers.
+"""Ids as 64-bit keys, and the table that numbers them: citations are two integers each, whatever a dump calls its papers."""
 
-An id that is a number of up to 15 digits, perhaps behind one letter (PMIDs, corpus ids, OpenAlex's W123), is its own key and can be
-read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
-32-bit hash, the check, tells when two different ids share a key.
-"""
+# An id that is a number of up to 15 digits, perhaps behind one letter (PMIDs, corpus ids, OpenAlex's W123), is its own key and can be
+# read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
+# 32-bit hash, the check, tells when two different ids share a key.
 
 from pathlib import Path
 

@@ -18,9 +18,9 @@ FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011")
 
 TEXTS = pa.list_(pa.string())
 KEPT = pa.schema([("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", TEXTS)])
-FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
 OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
-PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
+FLAGS = ("is_cs", "is_medline")  # null: the dump does not say
+PAPERS = pa.schema([*KEPT, *((name, pa.bool_()) for name in FLAGS), *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 
@@ -110,10 +110,8 @@ def year(value, report: Report, place: str) -> int | None:
 
 
 def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str) -> pa.RecordBatch:
-    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records, and what they lack.
-
-    place: where a row stands in the file; no_id: the reason by which a record without an id is dropped.
-    """
+    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records and what they lack."""
+    # place: where a row stands in the file; no_id: the reason by which a record without an id is dropped
     if schema is PAPERS and isinstance(years := columns[2], list):
         columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
@@ -135,14 +133,8 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
         return pa.concat_arrays(values)
     try:
         array = pa.array(values, kind)
-        return _tidied(array) if kind == pa.string() else array
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
         return pa.array(map(texts if kind == TEXTS else text, values), kind)
-
-
-def _tidied(values: pa.Array) -> pa.Array:
-    # The strings as `text` keeps them
-    untidy = pc.match_substring_regex(values, UNTIDY).fill_null(False)
-    if not untidy.true_count:
-        return values
-    return pc.replace_with_mask(values, untidy, pa.array(map(text, values.filter(untidy).to_pylist()), pa.string()))
+    if kind == pa.string() and (untidy := pc.match_substring_regex(array, UNTIDY).fill_null(False)).true_count:
+        array = pc.replace_with_mask(array, untidy, pa.array(map(text, array.filter(untidy).to_pylist()), pa.string()))
+    return array

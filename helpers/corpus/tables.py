@@ -1,13 +1,12 @@
-"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet:
+"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet."""
 
-- an edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`;
-- a papers table `id` or `paper_id`, `title`, `year`, perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
-"""
+# An edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`; a papers table `id` or `paper_id`, `title`, `year`,
+# perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
 
 import codecs
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +25,8 @@ SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 
 
-def columns_of(header: list[str]) -> dict[str, str]:
-    """Which column of a table holds what, for an edge list or a papers table; {} where the header is of neither."""
+def _columns_of(header: list[str]) -> dict[str, str]:
+    # which column of a table holds what, for an edge list or a papers table; {} where the header is of neither
     spelled = {column.strip().lower(): column for column in reversed(header)}
     found = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
     if {"citing", "cited"} <= set(found):
@@ -41,7 +40,7 @@ class Table:
     name = "table"
 
     def __init__(self, file, names: list[str]):
-        self.file, self.names, self.columns = file, names, columns_of(names)
+        self.file, self.names, self.columns = file, names, _columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
             known = len(names) > 1 and found.isprintable()
@@ -56,13 +55,27 @@ class Table:
         rows_read = 0
         try:
             for batch in self._raw_batches(stream, report):
-                make = _citations if self.SCHEMA is CITATIONS else _papers
-                yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
+                columns = {name: batch[column] for name, column in self.columns.items()}
+                values = [pc.utf8_trim(ids, SPACES) for ids in columns.values()] if self.SCHEMA is CITATIONS else self._papers(columns)
+                yield batch_of(values, self.SCHEMA, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}", "no id")
                 rows_read += batch.num_rows
         except pa.ArrowException as error:
             too_long = f"one of more than {BLOCK:,} bytes, perhaps for want of a closing quotation mark"
             reason = too_long if "straddl" in str(error) else error
             raise pa.ArrowInvalid(f"after row {rows_read:,}: {reason}") from error
+
+    def _papers(self, columns: dict[str, pa.Array]) -> list:
+        rows = len(columns["paper_id"])
+
+        def of(name: str) -> list:
+            return columns[name].to_pylist() if name in columns else [None] * rows
+
+        years = of("year") if "year" in columns else pa.nulls(rows, pa.int32())
+        fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
+        references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
+        is_cs, is_medline = (False, True) if self.columns["paper_id"] == "pmid" else (None, None)
+        titles = [_unquoted(title) for title in of("title")]
+        return [of("paper_id"), titles, years, of("venue"), fields, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
 
 
 class Csv(Table):
@@ -91,20 +104,18 @@ class Csv(Table):
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
-                lines = self.lines_of_bad_rows(batch)
+                lines = self._lines_of_bad_rows(batch)
                 for i in np.flatnonzero(lines).tolist():
                     report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
                 batch = batch.filter(pa.array(lines == 0))
             yield batch
 
-    def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
-        """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
+    def _lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        # how many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row
         lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
         names = {column: name for name, column in self.columns.items()}
         for column, values in zip(batch.schema.names, batch.columns, strict=True):
-            values = values.cast(pa.string()).fill_null("")
-            ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
-            lines += ends
+            lines += (ends := pc.count_substring(values, "\n").to_numpy())
             bad |= ends > MOST_ENDS.get(names.get(column), 0)
             if column in names:
                 bad |= pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
@@ -152,23 +163,6 @@ def _as_text(array: pa.Array) -> pa.Array:
         whole = (np.abs(values) < 2**53) & (values == np.floor(values))
         array = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
     return array.cast(pa.string())
-
-
-def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    return batch_of([pc.utf8_trim(batch[columns[name]], SPACES) for name in CITATIONS.names], CITATIONS, report, place, no_id="no id")
-
-
-def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    def of(name: str) -> list:
-        return batch.column(columns[name]).to_pylist() if name in columns else [None] * len(batch)
-
-    years = of("year") if "year" in columns else pa.nulls(len(batch), pa.int32())
-    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
-    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
-    flags = ([flag] * len(batch) for flag in ((False, True) if columns["paper_id"] == "pmid" else (None, None)))
-    titles = list(map(_unquoted, of("title")))
-    values = [of("paper_id"), titles, years, of("venue"), fields, *flags, references, [()] * len(batch)]
-    return batch_of(values, PAPERS, report, place, no_id="no id")
 
 
 def _unquoted(title):
