@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.config import Config
-from helpers.corpus import citations, dumps, ids, json_lines, shards
+from helpers.corpus import citations, dumps, ids, shards
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.keys import HASHED, NONE, KeyTable, _mixed, ids_of, keys_of
 from helpers.errors import DumpError
@@ -169,7 +169,7 @@ def test_a_corpus_is_what_a_plain_dict_of_the_last_records_says(tmp_path_factory
         path.write_text("\n".join([*lines, json.dumps({"id": "other", "outCitations": [], "year": 1900})]))
     c = Config.of_preset("cs", subset="all", out=str(folder / "run"), dumps=paths, first_year=1950, keep_unrecorded=keep_unrecorded)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_lines, "BATCH_RECORDS", at_a_time)
+        patch.setattr("helpers.corpus.records.BATCH_RECORDS", at_a_time)
         patch.setattr(dumps, "CHUNK", 100)
         if not edges:
             with pytest.raises(DumpError, match=r"No citation is left|not one citation"):
@@ -203,7 +203,7 @@ def test_rows_of_memory_mapped_batches_in_any_order(tmp_path_factory, files, dat
     assert sum(batch.num_rows for batch in batches) == n
     if n:
         rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30))
-        table = ids.take(batches, np.array(rows), schema)
+        table = ids._take(batches, np.array(rows), schema)
         assert table["value"].to_pylist() == rows and table["text"].to_pylist() == list(map(str, rows))
 
 

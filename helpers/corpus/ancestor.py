@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, batch_of, text
-from helpers.errors import DumpError, UserError, in_a_line
+from helpers.errors import DumpError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
@@ -60,12 +60,12 @@ def batches(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[p
             titles = texts
     for rows, counts, others in _rows(file, on_bytes):
         of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
-        lists, nothing = [], (pa.nulls(len(rows), field.type) for field in PAPERS)
+        lists, nothing = [], [pa.nulls(len(rows), field.type) for field in list(PAPERS)[2:-2]]
         for some in (later, ~later):
             ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
             offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
             lists.append(pa.ListArray.from_arrays(offsets, _names(others[some], ids)))
-        values = [_names(rows, ids), _of_rows(titles, rows), *list(nothing)[2:-2], *lists]
+        values = [_names(rows, ids), _of_rows(titles, rows), *nothing, *lists]
         yield batch_of(values, PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
 
 
@@ -84,7 +84,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
         with h5py.File(file.path, "r") as datasets:
             parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
             if not parts:
-                raise DumpError(f"{file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
+                raise ValueError("it is without the datasets labels0, batch0 and so on")
             for part in parts:
                 labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
                 kind = lists.id.get_type()
@@ -99,8 +99,6 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                         raise ValueError(f"batch{part} does not belong to labels{part}")
                     yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
                 on_bytes(file.size // len(parts))
-    except UserError:
-        raise
     except ImportError:
         raise DumpError(f"{file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
     except Exception as error:  # damage shows as any of a dozen exceptions

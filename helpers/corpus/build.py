@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +33,9 @@ def build_corpus(config: Config) -> dict:
     refuse_another_run(config, pairs=False)
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
-    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    sources = _sources(config)
+    sources = None  # what tells the files of the dumps from others; None where they are not there any more
+    with contextlib.suppress(DumpError):
+        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
     if finished := _finished(config, sources):
         print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
         return finished
@@ -48,12 +47,6 @@ def build_corpus(config: Config) -> dict:
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
-
-
-def _sources(config: Config) -> list[str] | None:
-    # What tells the files of the dumps from others; None where they are not there any more
-    with contextlib.suppress(DumpError, OSError):
-        return [file.version for file in files_of(config.dumps)]
 
 
 def _finished(config: Config, sources: list[str] | None) -> dict | None:
@@ -88,11 +81,11 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")
 
-        papers, cited, other = ({"read": report.read[kind], "dropped": _nonzero(report.dropped[kind])} for kind in report.dropped)
+        read = {kind: {"read": report.read[kind], "dropped": dict(sorted((+lost).items()))} for kind, lost in report.dropped.items()}
         facts = {
-            "papers": papers | {"kept": len(order), "incomplete": _nonzero(report.incomplete)},
-            "citations": cited | {"kept": kept},
-            "other_ids": other,
+            "papers": read["papers"] | {"kept": len(order), "incomplete": dict(sorted(report.incomplete.items()))},
+            "citations": read["citations"] | {"kept": kept},
+            "other_ids": read["ids"],
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
             "first_of_each": report.first,
             "config": config.part(CORPUS_SETTINGS),
@@ -126,10 +119,6 @@ def known_rows(config: Config) -> np.ndarray:
     if (count := int((row_of >= 0).sum())) in (0, len(row_of)):
         raise ArtefactError(f"{config.extends} has {'all' if count else 'none'} of this corpus' papers: it cannot be extended by them.")
     return row_of
-
-
-def _nonzero(counts: Counter) -> dict:
-    return dict(sorted((+counts).items()))
 
 
 def _write_papers(ids: Ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:

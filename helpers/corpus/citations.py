@@ -92,8 +92,8 @@ def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter
 
 
 @numba.njit(cache=True, nogil=True)
-def degrees(indptr, cited_of, chosen):
-    """How many citations each paper has with others, both of them in `chosen`, int32 (n,)."""
+def _degrees(indptr, cited_of, chosen):
+    # how many citations each paper has with others, both of them in `chosen`, int32 (n,)
     degree = np.zeros(len(indptr) - 1, np.int32)
     for citing in range(len(indptr) - 1):
         for p in range(indptr[citing], indptr[citing + 1]):
@@ -106,11 +106,11 @@ def degrees(indptr, cited_of, chosen):
 def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degree: int, report) -> tuple[np.ndarray, np.ndarray]:
     """(order: papers of at least min_degree citations in descending degree, int64 (N,); degree int32 (n,) among those)."""
     usable = state != OUTSIDE
-    degree = degrees(indptr, cited_of, usable)
+    degree = _degrees(indptr, cited_of, usable)
     chosen = usable & ((state == INSIDE) | (degree > 0)) & (degree >= min_degree)
     report.dropped["papers"]["too few citations"] += int((usable & (state == INSIDE) & ~chosen).sum())
     if min_degree:
-        degree = degrees(indptr, cited_of, chosen)
+        degree = _degrees(indptr, cited_of, chosen)
     order = np.flatnonzero(chosen)
     return order[np.argsort(-degree[order], kind="stable")], degree  # ties in order of appearance: the same dump gives the same ids
 

@@ -1,8 +1,6 @@
 """From paths to batches: which files a dump has, which reader each of them needs, and what can be wrong with a file as a whole."""
 
-import codecs
 import contextlib
-import gzip
 import io
 import lzma
 import os
@@ -10,16 +8,15 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
 from helpers.corpus import ancestor, tables
 from helpers.corpus.download import remote
-from helpers.corpus.json_formats import AMINER_READ, AMINER_UNREAD, JSON_FORMATS
-from helpers.corpus.json_lines import BAD_LINE, BLANK, json_batches
+from helpers.corpus.json_lines import AMINER_READ, AMINER_UNREAD, BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
@@ -30,20 +27,21 @@ except ImportError:
     from gzip import GzipFile
     from zlib import error as InflateError
 
-BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
+BINARY_FORMATS = {b"PAR1": tables.Table, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
-DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
+DAMAGED = (zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
 
-@dataclass(frozen=True)
-class DumpFile:
+class DumpFile(NamedTuple):
     """One file of a dump, or one member of a zip archive, which is read without being unpacked."""
 
     path: Path
     member: str = ""
+    size: int = 0  # bytes on disk
+    changed: int = 0  # when, nanoseconds
 
     def __str__(self) -> str:
         return str(self.path / self.member)
@@ -52,20 +50,6 @@ class DumpFile:
     def name(self) -> str:
         """The name without its folder."""
         return f"{self.path.name}/{self.member}" if self.member else self.path.name
-
-    @property
-    def version(self) -> str:
-        """What tells it from other files, and from itself before it was changed."""
-        return f"{self} {self.size} {self.path.stat().st_mtime_ns}"
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk; raises DumpError where the file is gone."""
-        with _sentences(self):
-            if not self.member:
-                return self.path.stat().st_size
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.getinfo(self.member).compress_size
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
@@ -91,18 +75,20 @@ def _refuse(error: OSError) -> None:
 def _members(path: Path) -> list[DumpFile]:
     # The dump's files in a zip archive, or the file itself where it is none
     with _sentences(path):
+        status = path.stat()
+        whole = DumpFile(path, "", status.st_size, status.st_mtime_ns)
         if not path.is_file():  # a pipe would wait for ever
-            return [DumpFile(path)]
+            return [whole]
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
-                return [DumpFile(path)]
-            names = [name for name in zipfile.ZipFile(file).namelist() if not name.endswith("/")]
-    for name in names:
+                return [whole]
+            sizes = {member.filename: member.compress_size for member in zipfile.ZipFile(file).infolist() if not member.is_dir()}
+    for name in sizes:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
-    if not (found := sorted(name for name in names if ENDINGS.search(PurePosixPath(name).name))):
+    if not (found := sorted(name for name in sizes if ENDINGS.search(PurePosixPath(name).name))):
         raise DumpError(f"{path} is a zip archive without a dump's files (.jsonl, .json, .csv, .tsv, .txt or .gz); give another path.")
-    return [DumpFile(path, name) for name in found]
+    return [DumpFile(path, name, sizes[name], whole.changed) for name in found]
 
 
 @contextlib.contextmanager
@@ -135,7 +121,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(GzipFile(fileobj=stream))
-        if stream.peek(3)[:3] == codecs.BOM_UTF8:  # Windows programs begin a text file with it
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # Windows programs begin a text file with it
             stream.read(3)
         yield stream, whole.tell
 
@@ -143,7 +129,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 def reader_of(file: DumpFile):
     """The module or table that reads a file: its SCHEMA tells what it yields. Raises DumpError where none does, or the file is broken."""
     with _sentences(file):
-        if file.size == 0:
+        if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
@@ -159,7 +145,7 @@ def reader_of(file: DumpFile):
         try:
             if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
                 return _json_format(file)
-            return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
+            return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
         except DumpError:
             if AMINER_UNREAD.search(head):
                 raise DumpError(f"{file} {AMINER_READ}") from None
@@ -170,10 +156,9 @@ def _json_format(file: DumpFile):
     with _opened(file) as (stream, _):
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
-                record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK))
-                for reader in JSON_FORMATS if isinstance(record, dict) else ():
-                    if reader.recognises(record):
-                        return reader
+                record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK), type=dict)
+                if readers := [reader for reader in JSON_FORMATS if reader.recognises(record)]:
+                    return readers[0]
     known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
     raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 

@@ -13,12 +13,11 @@ from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of, same_key
 from helpers.errors import DumpError
 
-MOST_PAPERS = (1 << 31) - 1
 NAMES = pa.schema([("id", pa.string())])
 
 
-def take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """The rows, in any order, int64 (n,), of many batches of that schema."""
+def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    # the rows, in any order, int64 (n,), of many batches of that schema
     order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
     cuts = np.searchsorted(rows[order], starts)
     places = zip(batches, starts, cuts, cuts[1:], strict=False)
@@ -39,11 +38,9 @@ class Ids:
         """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
-        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), take(self.names, place[named], NAMES)["id"].combine_chunks())
-        records = take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
-        own = pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids)
-        if own.null_count:  # another dump's table of ids gave a name, which is not kept, in place of a number
-            own = pc.coalesce(own, records["paper_id"].combine_chunks(), pa.array([f"{key:016x}" for key in self.key[some].tolist()]))
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
+        records = _take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        own = pc.coalesce(pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids), records["paper_id"])
         return records.set_column(0, KEPT.field(0), own)
 
 
@@ -68,13 +65,16 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     joins = any((shard / "other_ids.arrow").exists() for shard in shards)
     with open(edges, "wb") as file:
         _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
-    if table.count > MOST_PAPERS:
-        raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, ids.place = _grown(state[: len(last)], table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
+    pairs = [np.empty((2, 0), np.int32)]
+    for others, own in _columns(shards, "other_ids"):
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
+        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    new = (0, table.count - len(last))
+    ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
     ids.renamed = np.broadcast_to(False, table.count)
-    if joins:
-        papers["duplicate id"] += _join_other_ids(ids, table, shards, edges)
     _mark_outside(shards, table, ids.state)
+    if joins:
+        papers["duplicate id"] += _join_other_ids(ids, np.concatenate(pairs, axis=1), edges)
     _find_names(ids, table, shards)
     if joins and not keep_unrecorded:
         ids.state[ids.state == UNRECORDED] = OUTSIDE
@@ -84,10 +84,6 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
 def _columns(shards: list[Path], name: str) -> Iterator[list[np.ndarray]]:
     for batch in batches_of(shards, name):
         yield [column.to_numpy(zero_copy_only=False) for column in batch.columns]
-
-
-def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
-    return np.pad(values, (0, size - len(values)), constant_values=filling)
 
 
 def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
@@ -111,18 +107,11 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
             write(number(citing), number(cited), 0)
 
 
-def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
+def _join_other_ids(ids: Ids, pairs: np.ndarray, edges: Path) -> int:
     # Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose
-    pairs = [np.empty((2, 0), np.int32)]
-    for others, own in _columns(shards, "other_ids"):
-        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
-        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
-    here, there = np.concatenate(pairs, axis=1)
-    ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
-    ids.renamed, root = np.zeros(table.count, bool), np.arange(table.count, dtype=np.int32)
-    root[here] = there
+    ids.renamed, root = np.zeros(len(ids.state), bool), np.arange(len(ids.state), dtype=np.int32)
+    root[pairs[0]] = pairs[1]
     root = root[root]
-    _mark_outside(shards, table, ids.state)
     moved = np.flatnonzero(root != np.arange(len(root)))
     lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
     lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record

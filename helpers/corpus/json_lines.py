@@ -1,35 +1,126 @@
-"""Lines of JSON -> batches: a block of lines at a time, line by line where one of them is bad."""
+"""Lines of JSON -> batches: by what a record of each format is known, what of it is kept, and how blocks of lines are read."""
 
-import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numba
 import numpy as np
 import pyarrow as pa
 
-from helpers.corpus.json_formats import JsonFormat
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, OTHER_ENDS, TEXTS, Report, array_of, batch_of, kind_of
+from helpers.corpus import records
+from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, identifier, mapping, named, text, texts
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 INDENTED = re.compile(rb"\n[\0- ]")
+NO_IDS = msgspec.Raw(b"[]")
+OPENALEX_CS, OPENALEX = "17", "https://openalex.org/"
+AMINER_UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
+AMINER_READ = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
+JSON_FORMATS = []
 
 
-def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: JsonFormat, report: Report) -> Iterator[pa.RecordBatch]:
+def _format(recognises: Callable[[dict], bool], fields: str, id_lists: str = "", schema: pa.Schema = PAPERS) -> Callable:
+    # recognises: whether a file with such a record is of this format; fields: those that are wanted; lists of ids stay JSON (msgspec.Raw);
+    # row: the values of the schema, as they come, lists of ids perhaps as JSON; ValueError: no id
+    def add(row: Callable[[msgspec.Struct], tuple]) -> None:
+        kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
+        record, name = msgspec.defstruct("Record", kinds, gc=False), row.__name__.strip("_")
+        JSON_FORMATS.append(SimpleNamespace(name=name, SCHEMA=schema, Record=record, recognises=recognises, row=row))
+
+    return add
+
+
+def _needed(paper_id: str | None) -> str:
+    if not paper_id:
+        raise ValueError("no id")
+    return paper_id
+
+
+# Semantic Scholar Open Research Corpus (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)
+@_format(
+    lambda record: "outCitations" in record or "inCitations" in record,
+    "id title year venue journalName fieldsOfStudy sources pmid",
+    id_lists="outCitations inCitations",
+)
+def _s2_open_corpus(record) -> tuple:
+    fields, sources = record.fieldsOfStudy, record.sources
+    fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
+    is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or bool(record.pmid)
+    paper_id, venue = _needed(type(record.id) is str and record.id), record.venue or record.journalName
+    return paper_id, record.title, record.year, venue, fields, is_cs, is_medline, record.outCitations, record.inCitations
+
+
+def _short(url) -> str | None:
+    # `W123` from `https://openalex.org/W123`
+    return text(url).rsplit("/", 1)[-1] if text(url) else None
+
+
+# OpenAlex works (checked against records of the 2023 snapshot schema and the documented 2025 one)
+@_format(
+    lambda record: "referenced_works" in record or str(record.get("id", "")).startswith(OPENALEX + "W"),
+    "id title display_name publication_year ids primary_topic concepts primary_location host_venue",
+    id_lists="referenced_works",
+)
+def _openalex(record) -> tuple:
+    topic_field = mapping(mapping(record.primary_topic).get("field"))
+    concepts = record.concepts if isinstance(record.concepts, list) else []
+    fields = named([topic_field, *(concept for concept in concepts if mapping(concept).get("level") == 0)], "display_name")
+    venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
+    references = bytes(record.referenced_works).replace(b'"' + OPENALEX.encode(), b'"')
+    if b"/" in references or b"\\" in references:  # other addresses
+        references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
+    title, is_medline = text(record.title) or text(record.display_name), text(mapping(record.ids).get("pmid")) is not None
+    is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
+    paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
+    return paper_id, title, record.publication_year, venue, fields, is_cs, is_medline, msgspec.Raw(references), NO_IDS
+
+
+# Semantic Scholar Academic Graph (checked against records of the 2022 release). The papers name no citations and the citations have no
+# titles: a dump needs both. The paper-ids tell which of the older ids (`sha`, 40 hexadecimal digits, as in the Open Research Corpus),
+# `primary` or not, are whose: with them, dumps of both kinds make one corpus.
+@_format({"corpusid", "title"}.issubset, "corpusid title year venue journal externalids s2fieldsofstudy")
+def _s2_papers(record) -> tuple:
+    fields, others = named(record.s2fieldsofstudy, "category"), mapping(record.externalids)
+    is_cs = "Computer Science" in fields or identifier(others.get("DBLP")) is not None
+    paper_id, is_medline = _needed(identifier(record.corpusid)), identifier(others.get("PubMed")) is not None
+    venue = text(record.venue) or text(mapping(record.journal).get("name"))
+    return paper_id, text(record.title), record.year, venue, fields, is_cs, is_medline, (), ()
+
+
+@_format({"citingcorpusid", "citedcorpusid"}.issubset, "citingcorpusid citedcorpusid", schema=CITATIONS)
+def _s2_citations(record) -> tuple:
+    return identifier(record.citingcorpusid), identifier(record.citedcorpusid)  # either may be null: it is counted as without an id
+
+
+@_format({"sha", "corpusid"}.issubset, "sha corpusid", schema=OTHER_IDS)
+def _s2_paper_ids(record) -> tuple:
+    return _needed(identifier(record.sha)), _needed(identifier(record.corpusid))
+
+
+# AMiner's DBLP citation network, v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14): v10 and v11
+# are JSON lines, v12 and v14 one JSON array with an object a line. All of it is computer science.
+@_format({"id", "n_citation"}.issubset, "id title year venue fos references")
+def _aminer(record) -> tuple:
+    place = mapping(record.venue)
+    venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
+    references = [identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
+    return _needed(identifier(record.id)), text(record.title), record.year, venue, named(record.fos, "name"), True, False, references, ()
+
+
+def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
     """Batches of reader.SCHEMA from blocks of whole lines of JSON, each with the number of its first."""
-    decoder, schema, kind = msgspec.json.Decoder(reader.Record), reader.SCHEMA, kind_of(reader.SCHEMA)
+    decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
-    def row_of(line: bytes, number: int) -> tuple | None:
-        # None for a blank line or a malformed one; the records of a JSON array have commas around them
-        with contextlib.suppress(*BAD_LINE):
-            row = reader.row(decoder.decode(line := line.strip(BLANK)))
-            _columns([row], schema)  # raises where a list of ids is no JSON
-            return row
-        if line:
-            report.drop(kind, "malformed", f"{file.name}, line {number}")
+    def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
+        values = _columns(rows, schema)  # raises where a list of ids is no JSON
+        numbers.extend(of_lines)
+        for column, some in zip(columns, values, strict=False):
+            column.extend(some)
 
     def batch() -> pa.RecordBatch:
         no_id = "no id" if schema is CITATIONS else "malformed"
@@ -37,20 +128,20 @@ def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: JsonFormat, 
 
     numbers, columns, size = [], [[] for _ in schema], 0
     for first, block in blocks:
-        found = range(first, first + block.count(b"\n") + (not block.endswith(b"\n")))
         try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
             rows = [reader.row(record) for record in decoder.decode_lines(block)]
-            if len(rows) != len(found) or block[:1] <= b" " or INDENTED.search(block):
+            if len(rows) != block.count(b"\n") + (not block.endswith(b"\n")) or block[:1] <= b" " or INDENTED.search(block):
                 raise ValueError
-            values = _columns(rows, schema)
+            add(rows, range(first, first + len(rows)))
         except BAD_LINE:
-            kept = [(row, i) for i, line in enumerate(block.split(b"\n"), first) if (row := row_of(line, i))]
-            values, found = _columns([row for row, _ in kept], schema), [i for _, i in kept]
-        numbers.extend(found)
+            for number, line in enumerate(block.split(b"\n"), first):
+                try:
+                    if line := line.strip(BLANK):  # the records of a JSON array have commas around them
+                        add([reader.row(decoder.decode(line))], [number])
+                except BAD_LINE:
+                    report.drop(schema, "malformed", f"{file.name}, line {number}")
         size += len(block)
-        for column, some in zip(columns, values, strict=False):
-            column.extend(some)
-        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
+        if len(numbers) >= records.BATCH_RECORDS or size > BATCH_BYTES:
             yield batch()
             numbers, columns, size = [], [[] for _ in schema], 0
     yield batch()
@@ -72,7 +163,7 @@ def _id_lists(values: tuple) -> pa.Array:
             ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
             return pa.ListArray.from_arrays(pa.array(lists), ids)
         values = [value if isinstance(value, list) else () for value in map(msgspec.json.decode, values)]
-    return array_of(values, TEXTS)
+    return records.array_of(values, records.TEXTS)
 
 
 @numba.njit(cache=True, nogil=True)

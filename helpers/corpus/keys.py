@@ -85,7 +85,8 @@ def ids_of(keys: np.ndarray) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _find(slots, numbers, keys, found, count, add):
-    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1. Returns the count
+    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1; returns the count;
+    # a count of -1: the keys' numbers stand in `found` already
     mask = np.uint64(len(slots) - 1)
     slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
     for i in range(len(keys)):
@@ -104,8 +105,8 @@ def _find(slots, numbers, keys, found, count, add):
             if not add:
                 found[i] = -1
                 continue
-            slots[slot], numbers[slot] = key, count
-            count += 1
+            slots[slot], numbers[slot] = key, found[i] if count < 0 else count
+            count += count >= 0
         found[i] = numbers[slot]
     return count
 
@@ -115,18 +116,19 @@ class KeyTable:
 
     def __init__(self, expected: int = 0):
         self.count = 0
-        self._make(max(1024, int(expected / FULLEST)))
+        self._make(expected)
 
-    def _make(self, least: int) -> None:
-        size = 1 << (least - 1).bit_length()
+    def _make(self, expected: int) -> None:
+        size = 1 << int(max(expected, 600) / FULLEST).bit_length()
         self._slots, self._numbers = np.full(size, NONE), np.empty(size, np.int32)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
-            known = self.keys()
-            self._make(max(2 * len(self._slots), int((self.count + len(keys)) / FULLEST)))
-            _find(self._slots, self._numbers, known, np.empty(len(known), np.int32), 0, True)
+            used = self._slots != NONE
+            known, numbers = self._slots[used], self._numbers[used]  # in the slots' order: in the numbers' it would take four times as long
+            self._make(self.count + len(keys))
+            _find(self._slots, self._numbers, known, numbers, -1, True)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
         return found
@@ -137,16 +139,16 @@ class KeyTable:
         _find(self._slots, self._numbers, keys, found, self.count, False)
         return found
 
-    def save(self, path: Path) -> None:
-        """Write the table as two files that `opened` maps, so that several processes look up in one copy."""
-        for name, values in (("slots", self._slots), ("numbers", self._numbers)):
-            np.save(f"{path}.{name}.npy", values)
+    def save(self, folder: Path) -> None:
+        """Write the table into a folder from which `opened` maps it, so that several processes look up in one copy."""
+        np.save(folder / "slots.npy", self._slots)
+        np.save(folder / "numbers.npy", self._numbers)
 
     @classmethod
-    def opened(cls, path: Path) -> "KeyTable":
+    def opened(cls, folder: Path) -> "KeyTable":
         """A saved table, memory-mapped: to look up in, not to add to."""
         table = cls()
-        table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
+        table._slots, table._numbers = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
         return table
 
     def keys(self) -> np.ndarray:

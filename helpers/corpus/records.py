@@ -23,11 +23,7 @@ FLAGS = ("is_cs", "is_medline")  # null: the dump does not say
 PAPERS = pa.schema([*KEPT, *((name, pa.bool_()) for name in FLAGS), *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
-
-
-def kind_of(schema: pa.Schema) -> str:
-    """What a report calls the records of a schema."""
-    return "papers" if schema is PAPERS else "citations" if schema is CITATIONS else "ids"
+KINDS = {"paper_id": "papers", "citing": "citations", "other_id": "ids"}  # by its first column, what a report calls a schema's records
 
 
 class Report:
@@ -35,7 +31,7 @@ class Report:
 
     def __init__(self):
         self.read = Counter()  # "papers", "citations", "ids" (other ids of papers), and "records": lines of any kind
-        self.dropped = {"papers": Counter(), "citations": Counter(), "ids": Counter()}  # reason -> records
+        self.dropped = {kind: Counter() for kind in KINDS.values()}  # reason -> records
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
@@ -47,15 +43,14 @@ class Report:
             self.dropped[kind].update(dropped)
         self.first = {**counts["first"], **self.first}
 
-    def count(self, kind: str, records: int = 1) -> None:
-        """Count records read of "papers", "citations" or "ids", whether good or bad."""
-        self.read[kind] += records
-        self.read["records"] += records
+    def count(self, schema: pa.Schema, records: int) -> None:
+        """Count records that are read, whether good or bad."""
+        self.read.update({KINDS[schema.names[0]]: records, "records": records})
 
-    def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
+    def drop(self, schema: pa.Schema, reason: str, place: str, records: int = 1) -> None:
         """Count records that are read but not kept; `place` (file and line) is kept for the first of its reason."""
-        self.count(kind, records)
-        self.dropped[kind][reason] += records
+        self.count(schema, records)
+        self.dropped[KINDS[schema.names[0]]][reason] += records
         self.first.setdefault(reason, place)
 
     def lacks(self, reason: str, place: str) -> None:
@@ -101,8 +96,8 @@ def texts(value) -> list[str]:
     return [entry for entry in map(text, value) if entry] if isinstance(value, list) else []
 
 
-def year(value, report: Report, place: str) -> int | None:
-    """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
+def _year(value, report: Report, place: str) -> int | None:
+    # from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible
     match = YEAR.fullmatch(str(value)) if isinstance(value, (str, float)) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
@@ -113,15 +108,15 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
     """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records and what they lack."""
     # place: where a row stands in the file; no_id: the reason by which a record without an id is dropped
     if schema is PAPERS and isinstance(years := columns[2], list):
-        columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(years)]
+        columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else _year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
     for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
     ids = [pc.not_equal(column.fill_null(""), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
     whole = pc.and_(ids[0], ids[-1])
     for i in np.flatnonzero(pc.invert(whole)):
-        report.drop(kind_of(schema), no_id, place(i))
-    report.count(kind_of(schema), whole.true_count)
+        report.drop(schema, no_id, place(i))
+    report.count(schema, whole.true_count)
     return batch if whole.true_count == len(whole) else batch.filter(whole)
 
 

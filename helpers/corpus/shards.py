@@ -14,17 +14,15 @@ import os
 import re
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.artefacts import new_folder, read_json, sentences_for_disk_errors, write_json
+from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
@@ -61,11 +59,11 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
-    jobs = list(zip(files, shards, late, strict=True))
     for later in (False, True):
-        if todo := [(file, shard) for file, shard, of in jobs if of is later and not (shard / MANIFEST).exists()]:
-            _read_all(todo, settings, _save_known(folder, [shard for _, shard, of in jobs if not of]) if later else None)
-    for file, shard, _ in jobs:
+        todo = [job for *job, of in zip(files, shards, late, strict=True) if of is later and not (job[1] / MANIFEST).exists()]
+        if todo:
+            _read_all(todo, settings, _save_known(folder, [shard for shard in shards if shard.name in early]) if later else None)
+    for file, shard in zip(files, shards, strict=True):
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
@@ -77,23 +75,22 @@ def discard(shards: Iterable[Path]) -> None:
         if shard.is_dir():
             (shard / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(shard, ignore_errors=True)
-        else:
-            shard.unlink()
 
 
 def _tell_strangers(files: list, readers: list) -> None:
     # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
-    series = defaultdict(dict)
+    series = {}
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
+            alike = series.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+            alike.setdefault(reader.name, f"{file.name} {reader.name}")
     for formats in series.values():
         if len(formats) > 1:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
 def _name(place: int, file, settings: dict | list) -> str:
-    facts = [VERSION, str(file) if isinstance(file, Shard) else file.version, settings]
+    facts = [VERSION, str(file), *file[2:], settings]  # a file's size and date; of what is remote its checksum and list
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
@@ -110,9 +107,8 @@ def _save_known(folder: Path, shards: list[Path]) -> Path:
     table = KeyTable()
     for batch in batches_of(shards, "records"):
         table.add(batch.filter(batch["inside"])["key"].to_numpy())
-    with sentences_for_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        table.save(folder / "known")
+    with new_folder(folder / "known") as path:
+        table.save(path)
     return folder / "known"
 
 
@@ -143,7 +139,7 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
             for process in () if isinstance(error, UserError) else list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
+            if isinstance(error, BrokenExecutor):
                 killed = "A process that read the dump was killed, most likely for want of memory"
                 raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
             raise
@@ -152,12 +148,8 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
 def _start_worker(done) -> None:
     global _done
     _done = done
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    leave_with_parent = lambda: multiprocessing.parent_process().join() or os._exit(1)  # noqa: E731
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _count_in_worker(count: int) -> None:
@@ -173,17 +165,16 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
         files, on_bytes = dumps.files_of((str(path),)), lambda count: None
     with new_folder(shard) as folder, contextlib.ExitStack() as stack:
-        if gc.isenabled():  # records are many small objects without cycles: looking for those took a quarter of the time
-            gc.disable()
-            stack.callback(gc.enable)
+        gc.disable()  # records are many small objects without cycles: looking for those took a quarter of the time
+        stack.callback(gc.enable)
         writer = _Writer(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
                 writer.add_citations(batch, report)
             elif batch.schema == OTHER_IDS:
-                writer.write("other_ids", {name: keys_of(batch[name])[0] for name in OTHER_IDS.names})
+                writer.write("other_ids", {"other_id": keys_of(batch["other_id"])[0], "paper_id": writer.keys(batch["paper_id"])})
             else:
-                writer.add_papers(batch, inside_subset(batch, settings), report)
+                writer.add_papers(batch, _inside_subset(batch, settings), report)
         stack.close()
         write_json(folder / MANIFEST, vars(report))
     if path:
@@ -254,8 +245,8 @@ def same_key(which: str) -> str:
     return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
-def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
-    """Which records the subset, the field and the years keep, bool (R,); what a dump does not say (null flags) is kept."""
+def _inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
+    # which records the subset, the field and the years keep, bool (R,); what a dump does not say (null flags) is kept
     inside = np.ones(len(records), bool)
     if settings["subset"] != "all":
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, kind_of, texts
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
 from helpers.errors import DumpError
 
 COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
@@ -35,11 +35,13 @@ def _columns_of(header: list[str]) -> dict[str, str]:
 
 
 class Table:
-    """A reader of one file with columns: its SCHEMA is that of what it yields."""
+    """A reader of one file with columns, of parquet where no header of a CSV is given: its SCHEMA is that of what it yields."""
 
     name = "table"
 
-    def __init__(self, file, names: list[str]):
+    def __init__(self, file, header: str | None = None):
+        self.delimiter = next((mark for mark in "\t;" if mark in header), ",") if header is not None else None
+        names = next(csv.reader([header], delimiter=self.delimiter)) if self.delimiter else pa.parquet.read_schema(file.path).names
         self.file, self.names, self.columns = file, names, _columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
@@ -54,7 +56,7 @@ class Table:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
         rows_read = 0
         try:
-            for batch in self._raw_batches(stream, report):
+            for batch in self._of_csv(stream, report) if self.delimiter else self._of_parquet():
                 columns = {name: batch[column] for name, column in self.columns.items()}
                 values = [pc.utf8_trim(ids, SPACES) for ids in columns.values()] if self.SCHEMA is CITATIONS else self._papers(columns)
                 yield batch_of(values, self.SCHEMA, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}", "no id")
@@ -77,36 +79,27 @@ class Table:
         titles = [_unquoted(title) for title in of("title")]
         return [of("paper_id"), titles, years, of("venue"), fields, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
 
-
-class Csv(Table):
-    """CSV or TSV, told by what stands in the header."""
-
-    def __init__(self, file, header: str):
-        self.delimiter = next((mark for mark in "\t;" if mark in header), ",")
-        super().__init__(file, next(csv.reader([header], delimiter=self.delimiter)))
-
-    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
-        columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
+    def _of_csv(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
+        is_papers, tabs = self.SCHEMA is PAPERS, self.delimiter == "\t"
+        columns = list(self.columns.values()) if is_papers else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
             lines = 1 + row.text.count("\n")  # a quotation mark without its partner takes what follows with it
-            report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
+            report.drop(self.SCHEMA, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
         # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1)
-        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=kind == "papers" and not tabs, invalid_row_handler=skip)
+        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=is_papers and not tabs, invalid_row_handler=skip)
         parsing.quote_char = False if tabs else '"'  # TSV has no quoting: a title may begin with a quotation mark
-        wanted = columns if kind == "papers" else None
-        converting = pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(columns, pa.string()))
+        converting = pa.csv.ConvertOptions(include_columns=columns if is_papers else None, column_types=dict.fromkeys(columns, pa.string()))
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
                 lines = self._lines_of_bad_rows(batch)
                 for i in np.flatnonzero(lines).tolist():
-                    report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
+                    report.drop(self.SCHEMA, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
                 batch = batch.filter(pa.array(lines == 0))
             yield batch
 
@@ -120,6 +113,10 @@ class Csv(Table):
             if column in names:
                 bad |= pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
         return np.where(bad, lines, 0)
+
+    def _of_parquet(self) -> Iterator[pa.RecordBatch]:
+        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
+            yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
 
 
 class _Utf8(io.RawIOBase):
@@ -141,17 +138,6 @@ class _Utf8(io.RawIOBase):
         text = self._decoder.decode(chunk, final=len(chunk) < size - len(kept))
         self.damaged |= SUBSTITUTE in text
         return text.encode()
-
-
-class Parquet(Table):
-    """A parquet file, read from its path."""
-
-    def __init__(self, file):
-        super().__init__(file, pa.parquet.read_schema(file.path).names)
-
-    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
-            yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
 
 
 def _as_text(array: pa.Array) -> pa.Array:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from helpers.config import ROOT, Config
 from helpers.corpus.build import combine, open_corpus
 from helpers.corpus.dumps import DumpFile
-from helpers.corpus.records import Report
+from helpers.corpus.records import CITATIONS, Report
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.pairs.build import Pairs, build_pairs
 from tests.benchmarks import pairs_rates
@@ -183,7 +183,7 @@ def write_ids(shard: Path, N: int, E: int) -> None:
             ends = [names[(generator.random(size) ** power * N).astype(np.int64)] for power in (1, 4)]
             file.write_table(pa.table(ends, schema=schema), max_chunksize=1 << 18)  # rows a batch, about as many as a CSV's
     report = Report()
-    report.count("citations", E)
+    report.count(CITATIONS, E)
     facts = {"read": report.read, "dropped": report.dropped, "incomplete": report.incomplete, "first": report.first}
     (shard / "report.json").write_text(json.dumps(facts))
 
@@ -238,7 +238,7 @@ def medline(out: Path) -> dict:
     write_ids(warm / "shards" / "0", 1000, 5000)
     for config, given in ((make(warm), [warm / "shards" / "0"]), (make(out), shards)):
         report = Report()
-        report.count("citations", 1)
+        report.count(CITATIONS, 1)
         ids = timed(lambda config=config, given=given, report=report: combine(config, given, report))
         pairs = timed(lambda config=config: build_pairs(config))
     N = Pairs(config).papers
