@@ -17,7 +17,7 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
-from helpers.corpus.ids import Ids, number_papers
+from helpers.corpus.ids import number_papers
 from helpers.corpus.records import KEPT
 from helpers.corpus.shards import discard, read_shards
 from helpers.errors import ArtefactError, DumpError
@@ -121,7 +121,7 @@ def known_rows(config: Config) -> np.ndarray:
     return row_of
 
 
-def _write_papers(ids: Ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
+def _write_papers(ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
     # `papers.parquet` of DESIGN's contract, piece by piece: the line number is the id
     schema = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), ("few_citations", pa.bool_())])
     with pa.parquet.ParquetWriter(path, schema) as writer, progress(title="Papers", unit="", total=len(order)) as bar:

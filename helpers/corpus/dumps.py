@@ -62,8 +62,9 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
-            endings = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip"
-            raise DumpError(f"{dump} is a folder without a dump's files ({endings}); give another path.")
+            raise DumpError(
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
+            )
         files += [file for path in sorted(found) for file in _members(path)]
     return files
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,17 +26,13 @@ def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) ->
     return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
 
 
-class Ids:
-    """The papers of some shards, numbered in order of appearance: records first, then what only citations name."""
-
+class _Ids(SimpleNamespace):
+    # the papers of some shards, numbered in order of appearance: records first, then what only citations name
     # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
-    # renamed: bool (n,), a record known by another id only; key: uint64 (n,)
-
-    def __init__(self, shards: list[Path]):
-        self.kept, self.names = [batch.select(KEPT.names) for batch in batches_of(shards, "papers")], list(batches_of(shards, "names"))
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: batches of KEPT and of names
 
     def papers(self, some: np.ndarray) -> pa.Table:
-        """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
+        # KEPT of some papers, int (n,): a record's values, or nothing but its id
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
         ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
@@ -44,12 +41,12 @@ class Ids:
         return records.set_column(0, KEPT.field(0), own)
 
 
-def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> Ids:
+def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> _Ids:
     """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
     # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
     # those of records that a later record of the same id replaces.
-    ids, papers, of_record = Ids(shards), report.dropped["papers"], [np.empty(0, np.int32)]
-    records = sum(len(batch) for batch in ids.kept)
+    ids = _Ids(kept=[batch.select(KEPT.names) for batch in batches_of(shards, "papers")], names=list(batches_of(shards, "names")))
+    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], sum(map(len, ids.kept))
     table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):
         of_record.append(table.add(keys[inside]))
@@ -107,7 +104,7 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
             write(number(citing), number(cited), 0)
 
 
-def _join_other_ids(ids: Ids, pairs: np.ndarray, edges: Path) -> int:
+def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
     # Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose
     ids.renamed, root = np.zeros(len(ids.state), bool), np.arange(len(ids.state), dtype=np.int32)
     root[pairs[0]] = pairs[1]
@@ -135,7 +132,7 @@ def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> Non
         state[found[state[found] == UNRECORDED]] = OUTSIDE
 
 
-def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
+def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
     # where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key
     ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
 

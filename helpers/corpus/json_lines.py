@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from helpers.corpus import records
-from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, identifier, mapping, named, text, texts
+from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
@@ -33,6 +33,21 @@ def _format(recognises: Callable[[dict], bool], fields: str, id_lists: str = "",
         JSON_FORMATS.append(SimpleNamespace(name=name, SCHEMA=schema, Record=record, recognises=recognises, row=row))
 
     return add
+
+
+def _identifier(value) -> str | None:
+    # an id, which some dumps write as a string and some as a number; None for anything else or empty
+    return str(value) if type(value) is int else text(value)
+
+
+def _mapping(value) -> dict:
+    # an object field; {} where it is missing or of another type
+    return value if isinstance(value, dict) else {}
+
+
+def _named(value, key: str) -> list[str]:
+    # what the objects of a list field have under `key`, each text once; [] where the field is missing or of another type
+    return list(dict.fromkeys(texts([_mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
 
 
 def _needed(paper_id: str | None) -> str:
@@ -67,14 +82,14 @@ def _short(url) -> str | None:
     id_lists="referenced_works",
 )
 def _openalex(record) -> tuple:
-    topic_field = mapping(mapping(record.primary_topic).get("field"))
+    topic_field = _mapping(_mapping(record.primary_topic).get("field"))
     concepts = record.concepts if isinstance(record.concepts, list) else []
-    fields = named([topic_field, *(concept for concept in concepts if mapping(concept).get("level") == 0)], "display_name")
-    venue = mapping(mapping(record.primary_location).get("source")) or mapping(record.host_venue)
+    fields = _named([topic_field, *(concept for concept in concepts if _mapping(concept).get("level") == 0)], "display_name")
+    venue = _mapping(_mapping(record.primary_location).get("source")) or _mapping(record.host_venue)
     references = bytes(record.referenced_works).replace(b'"' + OPENALEX.encode(), b'"')
     if b"/" in references or b"\\" in references:  # other addresses
         references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
-    title, is_medline = text(record.title) or text(record.display_name), text(mapping(record.ids).get("pmid")) is not None
+    title, is_medline = text(record.title) or text(record.display_name), text(_mapping(record.ids).get("pmid")) is not None
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
     paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
     return paper_id, title, record.publication_year, venue, fields, is_cs, is_medline, msgspec.Raw(references), NO_IDS
@@ -85,31 +100,31 @@ def _openalex(record) -> tuple:
 # `primary` or not, are whose: with them, dumps of both kinds make one corpus.
 @_format({"corpusid", "title"}.issubset, "corpusid title year venue journal externalids s2fieldsofstudy")
 def _s2_papers(record) -> tuple:
-    fields, others = named(record.s2fieldsofstudy, "category"), mapping(record.externalids)
-    is_cs = "Computer Science" in fields or identifier(others.get("DBLP")) is not None
-    paper_id, is_medline = _needed(identifier(record.corpusid)), identifier(others.get("PubMed")) is not None
-    venue = text(record.venue) or text(mapping(record.journal).get("name"))
+    fields, others = _named(record.s2fieldsofstudy, "category"), _mapping(record.externalids)
+    is_cs = "Computer Science" in fields or _identifier(others.get("DBLP")) is not None
+    paper_id, is_medline = _needed(_identifier(record.corpusid)), _identifier(others.get("PubMed")) is not None
+    venue = text(record.venue) or text(_mapping(record.journal).get("name"))
     return paper_id, text(record.title), record.year, venue, fields, is_cs, is_medline, (), ()
 
 
 @_format({"citingcorpusid", "citedcorpusid"}.issubset, "citingcorpusid citedcorpusid", schema=CITATIONS)
 def _s2_citations(record) -> tuple:
-    return identifier(record.citingcorpusid), identifier(record.citedcorpusid)  # either may be null: it is counted as without an id
+    return _identifier(record.citingcorpusid), _identifier(record.citedcorpusid)  # either may be null: it is counted as without an id
 
 
 @_format({"sha", "corpusid"}.issubset, "sha corpusid", schema=OTHER_IDS)
 def _s2_paper_ids(record) -> tuple:
-    return _needed(identifier(record.sha)), _needed(identifier(record.corpusid))
+    return _needed(_identifier(record.sha)), _needed(_identifier(record.corpusid))
 
 
 # AMiner's DBLP citation network, v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14): v10 and v11
 # are JSON lines, v12 and v14 one JSON array with an object a line. All of it is computer science.
 @_format({"id", "n_citation"}.issubset, "id title year venue fos references")
 def _aminer(record) -> tuple:
-    place = mapping(record.venue)
+    place = _mapping(record.venue)
     venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
-    references = [identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
-    return _needed(identifier(record.id)), text(record.title), record.year, venue, named(record.fos, "name"), True, False, references, ()
+    references = [_identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
+    return _needed(_identifier(record.id)), text(record.title), record.year, venue, _named(record.fos, "name"), True, False, references, ()
 
 
 def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:

@@ -12,15 +12,15 @@ from helpers.errors import DumpError
 
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
-SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of a text at its ends
+SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of an id at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
 TEXTS = pa.list_(pa.string())
 KEPT = pa.schema([("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", TEXTS)])
 OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
-FLAGS = ("is_cs", "is_medline")  # null: the dump does not say
-PAPERS = pa.schema([*KEPT, *((name, pa.bool_()) for name in FLAGS), *((name, TEXTS) for name in OTHER_ENDS)])
+FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
+PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
 KINDS = {"paper_id": "papers", "citing": "citations", "other_id": "ids"}  # by its first column, what a report calls a schema's records
@@ -73,22 +73,7 @@ def text(value) -> str | None:
         return None
     if not value.isascii():
         value = value.encode("utf-8", "ignore").decode()
-    return " ".join(value.replace("\0", " ").split()).strip(SPACES) or None
-
-
-def identifier(value) -> str | None:
-    """An id, which some dumps write as a string and some as a number; None for anything else or empty."""
-    return str(value) if type(value) is int else text(value)
-
-
-def mapping(value) -> dict:
-    """An object field; {} where it is missing or of another type."""
-    return value if isinstance(value, dict) else {}
-
-
-def named(value, key: str) -> list[str]:
-    """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
-    return list(dict.fromkeys(texts([mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
+    return " ".join(value.replace("\0", " ").split()) or None
 
 
 def texts(value) -> list[str]:
@@ -112,7 +97,7 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
     for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
-    ids = [pc.not_equal(column.fill_null(""), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
+    ids = [pc.not_equal(pc.utf8_trim(column.fill_null(""), SPACES), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
     whole = pc.and_(ids[0], ids[-1])
     for i in np.flatnonzero(pc.invert(whole)):
         report.drop(schema, no_id, place(i))

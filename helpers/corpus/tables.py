@@ -45,8 +45,8 @@ class Table:
         self.file, self.names, self.columns = file, names, _columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
-            known = len(names) > 1 and found.isprintable()
-            found = f"found {found}; rename the columns" if known else "this is no citation dump of a known format"
+            strange = "this is no citation dump of a known format"
+            found = f"found {found}; rename the columns" if len(names) > 1 and found.isprintable() else strange
             raise DumpError(f"{file}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
         if doubled := [column for column in self.columns.values() if names.count(column) > 1]:
             raise DumpError(f"{file} has more than one column {doubled[0]!r}; rename the others.")
