@@ -178,15 +178,12 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
             done = place()
 
 
-def _blocks(stream) -> Iterator[tuple[int, bytes]]:
-    # whole lines, as many as are read at a time, and the number of the first; of a line over MOST_LINE a question mark stays: no record
-    number = 1
+def _blocks(stream) -> Iterator[bytes]:
+    # whole lines, as many as are read at a time; of a line over MOST_LINE a question mark stays, which is no record
     while block := stream.read(CHUNK):
         rest = stream.readline(MOST_LINE)
         if len(rest) == MOST_LINE and not rest.endswith(b"\n"):
             while rest and not rest.endswith(b"\n"):
                 rest = stream.readline(MOST_LINE)
             block, rest = block[: block.rfind(b"\n") + 1], b"?\n"
-        block += rest
-        yield number, block
-        number += block.count(b"\n")
+        yield block + rest

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from helpers.corpus import records
+from helpers.corpus.keys import SPACE
 from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
-INDENTED = re.compile(rb"\n[\0- ]")
 NO_IDS = msgspec.Raw(b"[]")
 OPENALEX_CS, OPENALEX = "17", "https://openalex.org/"
 AMINER_UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
@@ -127,8 +127,8 @@ def _aminer(record) -> tuple:
     return _needed(_identifier(record.id)), text(record.title), record.year, venue, _named(record.fos, "name"), True, False, references, ()
 
 
-def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of whole lines of JSON, each with the number of its first."""
+def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from blocks of whole lines of JSON."""
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
     def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
@@ -141,11 +141,13 @@ def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: SimpleNamesp
         no_id = "no id" if schema is CITATIONS else "malformed"
         return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}", no_id)
 
-    numbers, columns, size = [], [[] for _ in schema], 0
-    for first, block in blocks:
+    numbers, columns, size, first = [], [[] for _ in schema], 0, 1
+    for block in blocks:
+        letters = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(letters[:-1] == 10)
         try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
             rows = [reader.row(record) for record in decoder.decode_lines(block)]
-            if len(rows) != block.count(b"\n") + (not block.endswith(b"\n")) or block[:1] <= b" " or INDENTED.search(block):
+            if len(rows) != len(ends) + 1 or letters[0] <= SPACE or (letters[ends + 1] <= SPACE).any():
                 raise ValueError
             add(rows, range(first, first + len(rows)))
         except BAD_LINE:
@@ -155,7 +157,7 @@ def json_batches(blocks: Iterator[tuple[int, bytes]], file, reader: SimpleNamesp
                         add([reader.row(decoder.decode(line))], [number])
                 except BAD_LINE:
                     report.drop(schema, "malformed", f"{file.name}, line {number}")
-        size += len(block)
+        size, first = size + len(block), first + len(ends) + 1
         if len(numbers) >= records.BATCH_RECORDS or size > BATCH_BYTES:
             yield batch()
             numbers, columns, size = [], [[] for _ in schema], 0
