@@ -31,12 +31,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from helpers.config import ROOT, Config
 from helpers.corpus import dumps
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.json_lines import BLANK
+from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.errors import ArtefactError, ConfigError, DumpError
 from tests.real_data import paper_data
@@ -45,7 +47,6 @@ LIMIT = 30  # seconds an input may take
 MEMORY = 8 << 30  # bytes of address space of a child
 CHILD = ("-m", "tests.fuzz")
 AT_A_TIME = 500  # inputs a child is asked for
-TYPES = {".u64": np.uint64, ".i32": np.int32, ".u8": np.uint8}  # of a shard's files
 SENTENCES = (  # what the classes of refused inputs are called
     "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "is not a gzip file", "climbs out",
     "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle",
@@ -381,17 +382,17 @@ def read_one(reader: str, seed: int, i: int, work: Path, _seeds: dict = {}) -> s
 def check_shard(shard: Path) -> None:
     """Raise AssertionError where the counts of a shard do not add up."""
     counts = json.loads((shard / "report.json").read_text())
-    arrays = {path.name: np.fromfile(path, TYPES[path.suffix]) for path in shard.iterdir() if path.suffix in TYPES}
-    length = lambda name: len(arrays.get(name, ()))  # noqa: E731
+    files = {path.stem: pa.ipc.open_file(path).read_all() for path in shard.glob("*.arrow")}
     dropped = {kind: sum(reasons.values()) for kind, reasons in counts["dropped"].items()}
-    assert counts["read"].get("papers", 0) == length("records.u64") + dropped["papers"], counts
-    assert counts["read"].get("ids", 0) == length("other_ids.u64") + dropped["ids"] and length("other_ids.u64") == length("paper_ids.u64")
-    others = [length(f"{name}.u64") for name in ("references", "cited_by", "citing")]
-    assert counts["read"].get("citations", 0) == sum(others) + dropped["citations"], (counts, others)
-    kept = pa.ipc.open_file(shard / "papers.arrow").read_all() if (shard / "papers.arrow").exists() else []
-    assert length("records.u64") == length("inside.u8") and len(kept) == arrays.get("inside.u8", np.zeros(1)).sum()
-    for name in ("references", "cited_by"):
-        assert length(f"{name}.i32") == len(kept) and arrays.get(f"{name}.i32", np.zeros(1)).sum() == length(f"{name}.u64")
+    lengths = {name: len(files.get(name, ())) for name in ("records", "citations", "other_ids", "papers")}
+    assert counts["read"].get("papers", 0) == lengths["records"] + dropped["papers"], counts
+    assert counts["read"].get("ids", 0) == lengths["other_ids"] + dropped["ids"], counts
+    listed = [int(pc.sum(pc.list_value_length(files["papers"][name])).as_py() or 0) for name in OTHER_ENDS] if "papers" in files else []
+    assert counts["read"].get("citations", 0) == lengths["citations"] + sum(listed) + dropped["citations"], (counts, listed)
+    assert lengths["papers"] == (pc.sum(files["records"]["inside"]).as_py() or 0 if "records" in files else 0)
+    for table in files.values():
+        table.validate(full=True)
+        assert not any(table[name].null_count for name in table.schema.names if name not in KEPT.names), table.schema
 
 
 def check_lines(path: Path, read: dict) -> None:

@@ -86,7 +86,7 @@ def test_shards_half_deleted_by_a_killed_process_do_not_look_finished(tmp_path, 
     delete = shutil.rmtree
 
     def die_in_the_middle(folder, **named):
-        if found := next(Path(folder).rglob("citing.u64"), None):
+        if found := next(Path(folder).rglob("citations.arrow"), None):
             found.unlink()
             raise KeyboardInterrupt
         delete(folder, **named)

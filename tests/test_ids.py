@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.config import Config
-from helpers.corpus import citations, ids
+from helpers.corpus import citations, dumps, ids, shards
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.keys import HASHED, NONE, KeyTable, _mixed, ids_of, keys_of
 from helpers.errors import DumpError
@@ -102,8 +102,7 @@ def test_a_key_table_numbers_as_a_dict_does(expected):
         assert table.find(wanted).tolist() == [numbers.get(key, -1) for key in wanted.tolist()]
         expected_numbers = [-1 if key == NONE else numbers.setdefault(key, len(numbers)) for key in keys.tolist()]
         assert table.add(keys).tolist() == expected_numbers and table.count == len(numbers)
-    keys, places = table.contents()
-    assert dict(zip(keys.tolist(), places.tolist(), strict=True)) == numbers
+    assert {key: number for number, key in enumerate(table.keys().tolist())} == numbers
     assert table.count > 3000 and len(table._slots) * 0.6 >= table.count
 
 
@@ -170,7 +169,8 @@ def test_a_corpus_is_what_a_plain_dict_of_the_last_records_says(tmp_path_factory
         path.write_text("\n".join([*lines, json.dumps({"id": "other", "outCitations": [], "year": 1900})]))
     c = Config.of_preset("cs", subset="all", out=str(folder / "run"), dumps=paths, first_year=1950, keep_unrecorded=keep_unrecorded)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ids, "KEYS_AT_A_TIME", at_a_time)
+        patch.setattr("helpers.corpus.records.BATCH_RECORDS", at_a_time)
+        patch.setattr(dumps, "CHUNK", 100)
         if not edges:
             with pytest.raises(DumpError, match=r"No citation is left|not one citation"):
                 build_corpus(c)
@@ -190,20 +190,20 @@ def test_a_corpus_is_what_a_plain_dict_of_the_last_records_says(tmp_path_factory
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=3), st.data())
 def test_rows_of_memory_mapped_batches_in_any_order(tmp_path_factory, files, data):
-    folder, paths, n = tmp_path_factory.mktemp("batches"), [], 0
+    folder, n = tmp_path_factory.mktemp("batches"), 0
     schema = pa.schema([("value", pa.int64()), ("text", pa.string())])
     for i, sizes in enumerate(files):
-        paths.append(folder / f"{i}.arrow")
-        with pa.ipc.new_file(str(paths[-1]), schema) as writer:
+        (folder / str(i)).mkdir()
+        with pa.ipc.new_file(str(folder / str(i) / "rows.arrow"), schema) as writer:
             for size in sizes:
                 values = list(range(n, n + size))
                 writer.write_batch(pa.record_batch([values, list(map(str, values))], schema=schema))
                 n += size
-    batches = ids.Batches([*paths, folder / "missing.arrow"], schema)
-    assert batches.rows == n and sum(batch.num_rows for batch in batches.batches) == n
+    batches = list(shards.batches_of([*sorted(folder.iterdir()), folder / "missing"], "rows"))
+    assert sum(batch.num_rows for batch in batches) == n
     if n:
         rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30))
-        table = batches.take(np.array(rows))
+        table = ids._take(batches, np.array(rows), schema)
         assert table["value"].to_pylist() == rows and table["text"].to_pylist() == list(map(str, rows))
 
 

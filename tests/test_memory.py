@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers import memory
-from helpers.corpus.dumps import DumpFile
+from helpers.corpus.dumps import files_of
 from helpers.errors import ConfigError
 from helpers.memory import (
     Rates,
@@ -148,7 +148,7 @@ def test_every_stage_needs_more_for_more(tmp_path):
     small.write_bytes(bytes(1000))
     large.write_bytes(bytes(100_000))
     for less, more in (
-        (reading_needs([DumpFile(small)]), reading_needs([DumpFile(large), DumpFile(small)])),
+        (reading_needs(files_of((str(small),))), reading_needs(files_of((str(large), str(small))))),
         (pair_needs(10, 100), pair_needs(10, 1000)),
         (looking_needs(1000, 8), looking_needs(2000, 8)),
     ):

@@ -1,10 +1,9 @@
-"""The ancestor's own dump: an HDF5 file and, in the same folder, pickles of titles and S2 ids (written from its description).
+"""The ancestor's own dump: an HDF5 file and, in the same folder, pickles of titles and S2 ids (written from its description)."""
 
-`labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
-told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
-mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
-is in them); a paper's id is its S2 id, or else its row.
-"""
+# `labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
+# told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
+# mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
+# is in them); a paper's id is its S2 id, or else its row.
 
 import pickle
 import re
@@ -16,24 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, text
-from helpers.errors import DumpError, UserError, in_a_line
+from helpers.corpus.records import BATCH_RECORDS, PAPERS, Report, batch_of, text
+from helpers.errors import DumpError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
-SCHEMA = PAPERS
+name, SCHEMA = "ancestor", PAPERS
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 
 class _Plain(pickle._Unpickler):  # the one written in Python: C's sets aside whatever memory a damaged file asks for
-    """Plain containers, strings and numbers only: nothing is imported, so nothing can run."""
+    # Plain containers, strings and numbers only: nothing is imported, so nothing can run
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _texts(path: Path) -> pa.Array:
-    """The texts of a pickle by row, large_string (n,), null where there is none."""
+    # The texts of a pickle by row, large_string (n,), null where there is none
     try:
         with open(path, "rb") as file:
             values = _Plain(file).load()
@@ -46,7 +45,7 @@ def _texts(path: Path) -> pa.Array:
 
 
 def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
-    """The texts of rows int64 (n,), string, null where there is none."""
+    # The texts of rows int64 (n,), string, null where there is none
     return texts.take(pa.array(rows, mask=(rows < 0) | (rows >= len(texts)))).cast(pa.string())
 
 
@@ -61,14 +60,13 @@ def batches(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[p
             titles = texts
     for rows, counts, others in _rows(file, on_bytes):
         of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
-        report.count("papers", len(rows))
-        columns = {"paper_id": _names(rows, ids), "title": _of_rows(titles, rows)}
-        report.incomplete["no title"] += columns["title"].null_count
-        for name, some in (("references", later), ("cited_by", ~later)):
+        lists, nothing = [], [pa.nulls(len(rows), field.type) for field in list(PAPERS)[2:-2]]
+        for some in (later, ~later):
             ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
             offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-            columns[name] = pa.ListArray.from_arrays(offsets, _names(others[some], ids))
-        yield pa.RecordBatch.from_arrays([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in PAPERS], schema=PAPERS)
+            lists.append(pa.ListArray.from_arrays(offsets, _names(others[some], ids)))
+        values = [_names(rows, ids), _of_rows(titles, rows), *nothing, *lists]
+        yield batch_of(values, PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
 
 
 def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
@@ -76,7 +74,7 @@ def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
 
 
 def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
-    """(rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time."""
+    # (rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time
     try:
         import h5py
 
@@ -86,7 +84,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
         with h5py.File(file.path, "r") as datasets:
             parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
             if not parts:
-                raise DumpError(f"{file} is an HDF5 file without the datasets labels0, batch0, ... of the ancestor.")
+                raise ValueError("it is without the datasets labels0, batch0 and so on")
             for part in parts:
                 labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
                 kind = lists.id.get_type()
@@ -101,8 +99,6 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                         raise ValueError(f"batch{part} does not belong to labels{part}")
                     yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
                 on_bytes(file.size // len(parts))
-    except UserError:
-        raise
     except ImportError:
         raise DumpError(f"{file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
     except Exception as error:  # damage shows as any of a dozen exceptions
@@ -110,7 +106,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
 
 
 def _longest(content: np.ndarray, lists) -> int:
-    """The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones."""
+    # The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones
     # there a list is its length in 4 bytes and its place in 12; what is compressed has a checksum
     if lists.chunks:
         chunks = [lists.id.get_chunk_info(i) for i in range(lists.id.get_num_chunks())]
@@ -123,7 +119,7 @@ def _longest(content: np.ndarray, lists) -> int:
 
 @numba.njit(cache=True)
 def _endless(file):
-    """Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)."""
+    # Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)
     # it goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0
     for heap in range(len(file) - 32):
         if file[heap] == 71 and file[heap + 1] == 67 and file[heap + 2] == 79 and file[heap + 3] == 76:  # GCOL

@@ -1,13 +1,11 @@
-"""Dump -> corpus: files become shards of keys, keys become ids in descending degree, citations become CSR; what is dropped is counted.
+"""Dump -> corpus: files become shards of keys, keys become ids in descending degree, citations become CSR; what is dropped is counted."""
 
-Memory is bounded by the papers (about 80 bytes each), not by the citations: those pass through in pieces, or lie in memory-mapped files.
-"""
+# Memory is bounded by the papers (about 80 bytes each), not by the citations: those pass through in pieces, or lie in memory-mapped files.
 
 import contextlib
 import dataclasses
 import shutil
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
-from helpers.corpus.ids import Ids, number_papers
+from helpers.corpus.ids import number_papers
 from helpers.corpus.records import KEPT
 from helpers.corpus.shards import discard, read_shards
 from helpers.errors import ArtefactError, DumpError
@@ -35,41 +33,30 @@ def build_corpus(config: Config) -> dict:
     refuse_another_run(config, pairs=False)
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
-    for stale in config.folder("corpus").parent.glob(".corpus.???-*"):  # of a run that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    sources = _sources(config)
+    sources = None  # what tells the files of the dumps from others; None where they are not there any more
+    with contextlib.suppress(DumpError):
+        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
     if finished := _finished(config, sources):
         print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
         return finished
     start = time.perf_counter()
     shards, report = read_shards(config)
-    read = time.perf_counter()
-    print(f"{report.read['papers']:,} papers and {report.read['citations']:,} citations read in {read - start:.1f} s")
-    counts = combine(config, shards, report, sources)
-    papers, citations_kept = counts["papers"]["kept"], counts["citations"]["kept"]
-    print(f"{papers:,} papers numbered, {citations_kept:,} citations sorted in {time.perf_counter() - read:.1f} s")
+    counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
+    kept = f"{counts['papers']['kept']:,} papers and {counts['citations']['kept']:,} citations kept"
+    print(f"{papers:,} papers and {cited:,} citations read, {kept}, in {time.perf_counter() - start:.1f} s")
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
 
 
-def _sources(config: Config) -> list[str] | None:
-    """What tells the files of the dumps from others; None where they are not there any more."""
-    try:
-        return [f"{file} {file.size} {file.path.stat().st_mtime_ns}" for file in files_of(config.dumps)]
-    except (DumpError, OSError):
-        return None
-
-
 def _finished(config: Config, sources: list[str] | None) -> dict | None:
-    """The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)."""
+    # The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)
     folder = config.folder("corpus")
     with contextlib.suppress(ArtefactError, KeyError, OSError):
         report = read_json(folder / "report.json", NOTEBOOK)
         same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
         if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
             return report
-    return None
 
 
 def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
@@ -90,18 +77,16 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] | Non
         kept = int(degree.sum(dtype=np.int64)) // 2
         dropped["of a paper with too few citations"] += int(indptr[-1]) - kept
         citations.renumber(indptr, cited, order, kept, folder)
-        to_unrecorded = int(indptr[-1]) - int(citations.degrees(indptr, cited, ids.state == citations.INSIDE).sum(dtype=np.int64)) // 2
         del cited
         (folder / "cited.tmp").unlink()
         _write_papers(ids, order, degree, folder / "papers.parquet")
 
-        papers, cited, other = ({"read": report.read[kind], "dropped": _nonzero(report.dropped[kind])} for kind in report.dropped)
+        read = {kind: {"read": report.read[kind], "dropped": dict(sorted((+lost).items()))} for kind, lost in report.dropped.items()}
         facts = {
-            "papers": papers | {"kept": len(order), "incomplete": _nonzero(report.incomplete)},
-            "citations": cited | {"kept": kept},
-            "other_ids": other,
+            "papers": read["papers"] | {"kept": len(order), "incomplete": dict(sorted(report.incomplete.items()))},
+            "citations": read["citations"] | {"kept": kept},
+            "other_ids": read["ids"],
             "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
-            "citations_of_papers_without_record": to_unrecorded,
             "first_of_each": report.first,
             "config": config.part(CORPUS_SETTINGS),
             "sources": sources,
@@ -136,12 +121,8 @@ def known_rows(config: Config) -> np.ndarray:
     return row_of
 
 
-def _nonzero(counts: Counter) -> dict:
-    return dict(sorted((+counts).items()))
-
-
-def _write_papers(ids: Ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
-    """`papers.parquet` of DESIGN's contract, piece by piece: the line number is the id."""
+def _write_papers(ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
+    # `papers.parquet` of DESIGN's contract, piece by piece: the line number is the id
     schema = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), ("few_citations", pa.bool_())])
     with pa.parquet.ParquetWriter(path, schema) as writer, progress(title="Papers", unit="", total=len(order)) as bar:
         for first in range(0, len(order), PAPERS_AT_A_TIME):

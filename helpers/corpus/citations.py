@@ -22,7 +22,7 @@ def _edges(path: Path):
 
 @numba.njit(cache=True, nogil=True)
 def _place(edges, state, places, cited_of):
-    """Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)."""
+    # Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)
     outside = selves = 0
     for i in range(len(edges)):
         citing, cited = edges[i, 0], edges[i, 1] >> 1
@@ -53,7 +53,7 @@ def sort_row(row):
 
 @numba.njit(cache=True, nogil=True)
 def _unique(indptr, cited_of):
-    """Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)."""
+    # Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)
     place = doubles = mirrored = start = 0
     for row in range(len(indptr) - 1):
         stop = indptr[row + 1]
@@ -92,8 +92,8 @@ def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter
 
 
 @numba.njit(cache=True, nogil=True)
-def degrees(indptr, cited_of, chosen):
-    """How many citations each paper has with others, both of them in `chosen`, int32 (n,)."""
+def _degrees(indptr, cited_of, chosen):
+    # how many citations each paper has with others, both of them in `chosen`, int32 (n,)
     degree = np.zeros(len(indptr) - 1, np.int32)
     for citing in range(len(indptr) - 1):
         for p in range(indptr[citing], indptr[citing + 1]):
@@ -106,18 +106,18 @@ def degrees(indptr, cited_of, chosen):
 def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degree: int, report) -> tuple[np.ndarray, np.ndarray]:
     """(order: papers of at least min_degree citations in descending degree, int64 (N,); degree int32 (n,) among those)."""
     usable = state != OUTSIDE
-    degree = degrees(indptr, cited_of, usable)
+    degree = _degrees(indptr, cited_of, usable)
     chosen = usable & ((state == INSIDE) | (degree > 0)) & (degree >= min_degree)
     report.dropped["papers"]["too few citations"] += int((usable & (state == INSIDE) & ~chosen).sum())
     if min_degree:
-        degree = degrees(indptr, cited_of, chosen)
+        degree = _degrees(indptr, cited_of, chosen)
     order = np.flatnonzero(chosen)
     return order[np.argsort(-degree[order], kind="stable")], degree  # ties in order of appearance: the same dump gives the same ids
 
 
 @numba.njit(cache=True, nogil=True)
 def _renumber(order, new_id, indptr, cited_of, cited, counts):
-    """Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are."""
+    # Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are
     place = 0
     for row in range(len(order)):
         start = place

@@ -1,8 +1,6 @@
 """From paths to batches: which files a dump has, which reader each of them needs, and what can be wrong with a file as a whole."""
 
-import codecs
 import contextlib
-import gzip
 import io
 import lzma
 import os
@@ -10,16 +8,15 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
-from helpers.corpus import aminer, ancestor, openalex, s2_academic_graph, s2_open_corpus, tables
+from helpers.corpus import ancestor, tables
 from helpers.corpus.download import remote
-from helpers.corpus.json_lines import BAD_LINE, BLANK, json_batches
+from helpers.corpus.json_lines import AMINER_READ, AMINER_UNREAD, BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
@@ -30,21 +27,21 @@ except ImportError:
     from gzip import GzipFile
     from zlib import error as InflateError
 
-JSON_FORMATS = (s2_open_corpus, openalex, *s2_academic_graph.FORMATS, aminer)
-BINARY_FORMATS = {b"PAR1": tables.Parquet, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
+BINARY_FORMATS = {b"PAR1": tables.Table, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
-DAMAGED = (gzip.BadGzipFile, zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
+DAMAGED = (zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
 
-@dataclass(frozen=True)
-class DumpFile:
+class DumpFile(NamedTuple):
     """One file of a dump, or one member of a zip archive, which is read without being unpacked."""
 
     path: Path
     member: str = ""
+    size: int = 0  # bytes on disk
+    changed: int = 0  # when, nanoseconds
 
     def __str__(self) -> str:
         return str(self.path / self.member)
@@ -53,15 +50,6 @@ class DumpFile:
     def name(self) -> str:
         """The name without its folder."""
         return f"{self.path.name}/{self.member}" if self.member else self.path.name
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk; raises DumpError where the file is gone."""
-        with _sentences(self):
-            if not self.member:
-                return self.path.stat().st_size
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.getinfo(self.member).compress_size
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
@@ -74,8 +62,9 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         if not found:
-            endings = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip"
-            raise DumpError(f"{dump} is a folder without a dump's files ({endings}); give another path.")
+            raise DumpError(
+                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
+            )
         files += [file for path in sorted(found) for file in _members(path)]
     return files
 
@@ -85,25 +74,27 @@ def _refuse(error: OSError) -> None:
 
 
 def _members(path: Path) -> list[DumpFile]:
-    """The dump's files in a zip archive, or the file itself where it is none."""
+    # The dump's files in a zip archive, or the file itself where it is none
     with _sentences(path):
+        status = path.stat()
+        whole = DumpFile(path, "", status.st_size, status.st_mtime_ns)
         if not path.is_file():  # a pipe would wait for ever
-            return [DumpFile(path)]
+            return [whole]
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
-                return [DumpFile(path)]
-            names = [name for name in zipfile.ZipFile(file).namelist() if not name.endswith("/")]
-    for name in names:
+                return [whole]
+            sizes = {member.filename: member.compress_size for member in zipfile.ZipFile(file).infolist() if not member.is_dir()}
+    for name in sizes:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
-    if not (found := sorted(name for name in names if ENDINGS.search(PurePosixPath(name).name))):
+    if not (found := sorted(name for name in sizes if ENDINGS.search(PurePosixPath(name).name))):
         raise DumpError(f"{path} is a zip archive without a dump's files (.jsonl, .json, .csv, .tsv, .txt or .gz); give another path.")
-    return [DumpFile(path, name) for name in found]
+    return [DumpFile(path, name, sizes[name], whole.changed) for name in found]
 
 
 @contextlib.contextmanager
 def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
+    # Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError
     try:
         yield
     except (EOFError, *DAMAGED, pa.ArrowException, OSError) as error:
@@ -121,7 +112,7 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
-    """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
+    # The file's bytes, decompressed; and a function that tells how many bytes of the file are read
     with contextlib.ExitStack() as stack:
         if file.member:
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
@@ -131,7 +122,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(GzipFile(fileobj=stream))
-        if stream.peek(3)[:3] == codecs.BOM_UTF8:  # Windows programs begin a text file with it
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # Windows programs begin a text file with it
             stream.read(3)
         yield stream, whole.tell
 
@@ -139,7 +130,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 def reader_of(file: DumpFile):
     """The module or table that reads a file: its SCHEMA tells what it yields. Raises DumpError where none does, or the file is broken."""
     with _sentences(file):
-        if file.size == 0:
+        if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
@@ -155,10 +146,10 @@ def reader_of(file: DumpFile):
         try:
             if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
                 return _json_format(file)
-            return tables.Csv(file, first[:100_000].decode(errors="replace").splitlines()[0])
+            return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
         except DumpError:
-            if aminer.UNREAD.search(head):
-                raise DumpError(f"{file} {aminer.ONLY}") from None
+            if AMINER_UNREAD.search(head):
+                raise DumpError(f"{file} {AMINER_READ}") from None
             raise
 
 
@@ -166,10 +157,9 @@ def _json_format(file: DumpFile):
     with _opened(file) as (stream, _):
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
-                record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK))
-                for reader in JSON_FORMATS if isinstance(record, dict) else ():
-                    if reader.recognises(record):
-                        return reader
+                record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK), type=dict)
+                if readers := [reader for reader in JSON_FORMATS if reader.recognises(record)]:
+                    return readers[0]
     known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
     raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 
@@ -188,18 +178,12 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
             done = place()
 
 
-def _blocks(stream) -> Iterator[tuple[int, np.ndarray, bytes | None]]:
-    """Whole lines, as many as are read at a time: number of the first, places of their ends int64 (n,), bytes (None: over MOST_LINE)."""
-    number, rest, too_long = 1, b"", False
-    while chunk := stream.read(CHUNK):
-        if too_long and (end := chunk.find(b"\n") + 1):
-            yield number, np.zeros(1, np.int64), None
-            number, chunk, too_long = number + 1, chunk[end:], False
-        if not too_long and (end := chunk.rfind(b"\n") + 1):
-            block = b"".join((rest, memoryview(chunk)[:end]))
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
-            yield number, ends, block
-            number, rest, chunk = number + len(ends), b"", chunk[end:]
-        rest, too_long = (b"", True) if too_long or len(rest) + len(chunk) > MOST_LINE else (rest + chunk, False)
-    if rest or too_long:
-        yield number, np.zeros(1, np.int64), None if too_long else rest
+def _blocks(stream) -> Iterator[bytes]:
+    # whole lines, as many as are read at a time; of a line over MOST_LINE a question mark stays, which is no record
+    while block := stream.read(CHUNK):
+        rest = stream.readline(MOST_LINE)
+        if len(rest) == MOST_LINE and not rest.endswith(b"\n"):
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(MOST_LINE)
+            block, rest = block[: block.rfind(b"\n") + 1], b"?\n"
+        yield block + rest

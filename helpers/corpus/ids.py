@@ -1,116 +1,90 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.corpus.citations import INSIDE, MIRRORED, OUTSIDE, UNRECORDED
+from helpers.corpus.citations import EDGES_AT_A_TIME, INSIDE, MIRRORED, OUTSIDE, UNRECORDED
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
-from helpers.corpus.shards import NAMES, same_key
+from helpers.corpus.shards import batches_of, same_key
 from helpers.errors import DumpError
 
-KEYS_AT_A_TIME = 1 << 21
-MOST_PAPERS = (1 << 31) - 1
-TYPES = {".u64": np.dtype("u8"), ".u32": np.dtype("u4"), ".u8": np.dtype("u1")}  # of a shard's files
+NAMES = pa.schema([("id", pa.string())])
 
 
-class Batches:
-    """The record batches of many memory-mapped files, those that exist, as one list of rows."""
-
-    def __init__(self, files: list[Path], schema: pa.Schema):
-        readers = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files if file.exists()]
-        self.schema, self.batches = schema, [reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)]
-        self._ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
-        self.rows = int(self._ends[-1]) if self.batches else 0
-
-    def take(self, rows: np.ndarray) -> pa.Table:
-        """The rows, in any order, of int64 (n,)."""
-        batch_of, parts = np.searchsorted(self._ends, rows, side="right"), []
-        for batch in np.unique(batch_of):
-            first = self._ends[batch] - self.batches[batch].num_rows
-            parts.append(self.batches[batch].take(pa.array(rows[batch_of == batch] - first)))
-        places = np.argsort(np.argsort(batch_of, kind="stable"))
-        return pa.Table.from_batches(parts, self.schema).combine_chunks().take(pa.array(places))
+def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    # the rows, in any order, int64 (n,), of many batches of that schema
+    order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
+    cuts = np.searchsorted(rows[order], starts)
+    places = zip(batches, starts, cuts, cuts[1:], strict=False)
+    parts = [batch.take(pa.array(rows[order[first:last]] - start)) for batch, start, first, last in places if first < last]
+    return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
 
 
-class Ids:
-    """The papers of some shards, numbered in order of appearance: records first, then what only citations name.
-
-    state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
-    renamed: bool (n,), a record known by another id only; key: uint64 (n,).
-    """
-
-    def __init__(self, shards: list[Path]):
-        self.kept = Batches([shard / "papers.arrow" for shard in shards], KEPT)
-        self.names = Batches([shard / "names.arrow" for shard in shards], NAMES)
+class _Ids(SimpleNamespace):
+    # the papers of some shards, numbered in order of appearance: records first, then what only citations name
+    # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: batches of KEPT and of names
 
     def papers(self, some: np.ndarray) -> pa.Table:
-        """KEPT of some papers, int (n,): a record's values, or nothing but its id."""
+        # KEPT of some papers, int (n,): a record's values, or nothing but its id
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
-        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(place[named])["id"].combine_chunks())
-        records = self.kept.take(place[recorded]).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
-        own = pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids)
-        if own.null_count:  # another dump's table of ids gave a name, which is not kept, in place of a number
-            own = pc.coalesce(own, records["paper_id"].combine_chunks(), pa.array([f"{key:016x}" for key in self.key[some].tolist()]))
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
+        records = _take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        own = pc.coalesce(pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids), records["paper_id"])
         return records.set_column(0, KEPT.field(0), own)
 
 
-def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> Ids:
-    """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED).
-
-    What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
-    those of records that a later record of the same id replaces.
-    """
-    ids = Ids(shards)
-    table, papers = KeyTable(ids.kept.rows), report.dropped["papers"]
-    last = np.full(0, -1, np.int32)  # of each paper: its record, the last one where there are several
-    state, rows, of_record = np.empty(0, np.uint8), 0, [np.empty(0, np.int32)]
-    for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
-        of_record.append(added := table.add(keys[inside == 1]))
-        last, state = _grown(last, table.count, -1), _grown(state, table.count, UNRECORDED)
-        last[added], rows = np.arange(rows, rows + len(added)), rows + len(added)  # numpy keeps the last of several values, here and below
-        known, before = (numbers := table.find(keys)) >= 0, np.count_nonzero(state)
-        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)
-        papers["duplicate id"] += int(known.sum()) - (np.count_nonzero(state) - before)
+def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> _Ids:
+    """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
+    # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
+    # those of records that a later record of the same id replaces.
+    ids = _Ids(kept=[batch.select(KEPT.names) for batch in batches_of(shards, "papers")], names=list(batches_of(shards, "names")))
+    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], sum(map(len, ids.kept))
+    table, state = KeyTable(records), np.zeros(records, np.uint8)
+    for keys, _, inside in _columns(shards, "records"):
+        of_record.append(table.add(keys[inside]))
+        known = (numbers := table.find(keys)) >= 0
+        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)  # numpy keeps the last of several values, here and below
+        papers["duplicate id"] += int(known.sum())
         papers["outside the subset"] += int((~known).sum())
+    papers["duplicate id"] -= np.count_nonzero(state)
     papers["outside the subset"] += int((state == OUTSIDE).sum())
-    of_record = np.concatenate(of_record)
-    of_record[last[of_record] != np.arange(len(of_record))] = -1
-    joins = any((shard / "other_ids.u64").exists() for shard in shards)
+    of_record, last = np.concatenate(of_record), np.empty(table.count, np.int32)  # of each paper the last record
+    last[of_record] = np.arange(records)
+    of_record[last[of_record] != np.arange(records)] = -1
+    joins = any((shard / "other_ids.arrow").exists() for shard in shards)
     with open(edges, "wb") as file:
         _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
-    if table.count > MOST_PAPERS:
-        raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
-    ids.state, ids.place = _grown(state, table.count, UNRECORDED), _grown(last, table.count, -1).astype(np.int64)
+    pairs = [np.empty((2, 0), np.int32)]
+    for others, own in _columns(shards, "other_ids"):
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
+        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    new = (0, table.count - len(last))
+    ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
     ids.renamed = np.broadcast_to(False, table.count)
-    if joins:
-        papers["duplicate id"] += _join_other_ids(ids, table, shards, edges)
     _mark_outside(shards, table, ids.state)
+    if joins:
+        papers["duplicate id"] += _join_other_ids(ids, np.concatenate(pairs, axis=1), edges)
     _find_names(ids, table, shards)
     if joins and not keep_unrecorded:
         ids.state[ids.state == UNRECORDED] = OUTSIDE
     return ids
 
 
-def _pieces(shards: list[Path], *names: str) -> Iterator[list[np.ndarray]]:
-    """The values of some files of each shard that has them, side by side, KEYS_AT_A_TIME."""
-    for shard in shards:
-        files = [shard / name for name in names]  # the first holds keys
-        for first in range(0, files[0].stat().st_size // 8 if files[0].exists() else 0, KEYS_AT_A_TIME):
-            yield [np.fromfile(file, kind := TYPES[file.suffix], KEYS_AT_A_TIME, offset=first * kind.itemsize) for file in files]
-
-
-def _grown(values: np.ndarray, size: int, filling) -> np.ndarray:
-    return np.concatenate([values, np.full(size - len(values), filling, values.dtype)]) if size > len(values) else values
+def _columns(shards: list[Path], name: str) -> Iterator[list[np.ndarray]]:
+    for batch in batches_of(shards, name):
+        yield [column.to_numpy(zero_copy_only=False) for column in batch.columns]
 
 
 def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
-    """Write all edges; of_record: each record's paper, int32 (R,), -1 where a later one replaces it; number: keys -> papers, -1 unknown."""
+    # Write all edges; of_record: each record's paper, int32 (R,), -1 where a later one replaces it; number: keys -> papers, -1 unknown
 
     def write(citing: np.ndarray, cited: np.ndarray, mirrored: int) -> None:
         known = (citing >= 0) & (cited >= 0)
@@ -119,31 +93,22 @@ def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dr
 
     first = 0
     for shard in shards:
-        for name, mirrored in zip(OTHER_ENDS, (0, MIRRORED), strict=True):
-            counts = np.fromfile(shard / f"{name}.i32", np.int32) if (shard / f"{name}.i32").exists() else np.empty(0, np.int32)
-            own, place = np.repeat(of_record[first : first + len(counts)], counts), 0
-            for (keys,) in _pieces([shard], f"{name}.u64"):
-                these, others = own[place : place + len(keys)], number(keys)
-                place, whole = place + len(keys), these >= 0
-                dropped["listed by an earlier record of a duplicate id"] += int((~whole).sum())
-                write(*((others[whole], these[whole]) if mirrored else (these[whole], others[whole])), mirrored)
-        first += len(counts)
-        for citing, cited in _pieces([shard], "citing.u64", "cited.u64"):
+        for batch in batches_of([shard], "papers"):
+            for name, mirrored in zip(OTHER_ENDS, (0, MIRRORED), strict=True):
+                own = np.repeat(of_record[first : first + len(batch)], np.diff(batch[name].offsets))
+                dropped["listed by an earlier record of a duplicate id"] += int((own < 0).sum())
+                ends = own[own >= 0], number(batch[name].values.to_numpy()[own >= 0])
+                write(*(ends[::-1] if mirrored else ends), mirrored)
+            first += len(batch)
+        for citing, cited in _columns([shard], "citations"):
             write(number(citing), number(cited), 0)
 
 
-def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) -> int:
-    """Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose."""
-    pairs = [np.empty((2, 0), np.int32)]
-    for others, own in _pieces(shards, "other_ids.u64", "paper_ids.u64"):
-        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
-        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
-    here, there = np.concatenate(pairs, axis=1)
-    ids.state, ids.place = _grown(ids.state, table.count, UNRECORDED), _grown(ids.place, table.count, -1)
-    ids.renamed, root = np.zeros(table.count, bool), np.arange(table.count, dtype=np.int32)
-    root[here] = there
+def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
+    # Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose
+    ids.renamed, root = np.zeros(len(ids.state), bool), np.arange(len(ids.state), dtype=np.int32)
+    root[pairs[0]] = pairs[1]
     root = root[root]
-    _mark_outside(shards, table, ids.state)
     moved = np.flatnonzero(root != np.arange(len(root)))
     lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
     lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record
@@ -154,44 +119,39 @@ def _join_other_ids(ids: Ids, table: KeyTable, shards: list[Path], edges: Path) 
     ids.state[moved] = UNRECORDED
     if edges.stat().st_size:
         mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
-        for some in np.split(mapped, range(KEYS_AT_A_TIME, len(mapped), KEYS_AT_A_TIME)):
+        for some in np.split(mapped, range(EDGES_AT_A_TIME, len(mapped), EDGES_AT_A_TIME)):
             some[:, 0], some[:, 1] = root[some[:, 0]], 2 * root[some[:, 1] >> 1].astype(np.uint32) + (some[:, 1] & 1)
     return lost
 
 
 def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
-    """What only citations name, but has a record outside the subset, is outside too."""
-    for keys, inside in _pieces(shards, "records.u64", "inside.u8"):
-        found = table.find(keys[inside == 0])
+    # What only citations name, but has a record outside the subset, is outside too
+    for keys, _, inside in _columns(shards, "records"):
+        found = table.find(keys[~inside])
         found = found[found >= 0]
         state[found[state[found] == UNRECORDED]] = OUTSIDE
 
 
-def _find_names(ids: Ids, table: KeyTable, shards: list[Path]) -> None:
-    """Where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key."""
-    ids.key, checks, row = np.empty(table.count, np.uint64), np.zeros(table.count, np.uint32), 0
-    keys, numbers = table.contents()
-    ids.key[numbers] = keys
-    for keys, of_piece in _pieces(shards, "records.u64", "checks.u32"):
-        if len(differing := _differing(checks, table.find(keys), of_piece)):
-            raise DumpError(same_key(f"The id of record {row + differing[0] + 1:,} (of all that have one)"))
+def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
+    # where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key
+    ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
+
+    def numbers_of(keys: np.ndarray, checks_of: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
+        numbers = table.find(keys)
+        known = np.flatnonzero(numbers >= 0)
+        new = known[checks[numbers[known]] == 0]
+        checks[numbers[new]] = checks_of[new]
+        if len(differing := known[checks[numbers[known]] != checks_of[known]]):
+            raise DumpError(same_key(name(int(differing[0]))))
+        return numbers
+
+    for keys, checks_of, _ in _columns(shards, "records"):
+        numbers_of(keys, checks_of, lambda i, row=row: f"The id of record {row + i + 1:,} (of all that have one)")
         row += len(keys)
     row = 0
-    for batch in ids.names.batches:
-        keys, of_batch = keys_of(batch["id"])
-        numbers = table.find(keys)
-        if len(differing := _differing(checks, numbers, of_batch)):
-            raise DumpError(same_key(f"The id {batch['id'][int(differing[0])].as_py()!r}"))
+    for batch in ids.names:
+        numbers = numbers_of(*keys_of(batch["id"]), lambda i, batch=batch: f"The id {batch['id'][i].as_py()!r}")
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
         ids.place[numbers[unrecorded]] = row + unrecorded
         row += batch.num_rows
-
-
-def _differing(checks: np.ndarray, numbers: np.ndarray, of_these: np.ndarray) -> np.ndarray:
-    """Note the checks of some papers (-1 is none); returns the places of those that differ from an earlier one."""
-    known = np.flatnonzero(numbers >= 0)
-    numbers, of_these = numbers[known], of_these[known]
-    new = checks[numbers] == 0
-    checks[numbers[new]] = of_these[new]
-    return known[checks[numbers] != of_these]

@@ -1,87 +1,177 @@
-"""Lines of JSON -> batches: a block of lines at a time, line by line where one of them is bad."""
+"""Lines of JSON -> batches: by what a record of each format is known, what of it is kept, and how blocks of lines are read."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numba
 import numpy as np
 import pyarrow as pa
 
+from helpers.corpus import records
 from helpers.corpus.keys import SPACE
-from helpers.corpus.records import BATCH_RECORDS, OTHER_ENDS, TEXTS, Report, array_of, batch_of, kind_of
+from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
 
 BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 NO_IDS = msgspec.Raw(b"[]")
+OPENALEX_CS, OPENALEX = "17", "https://openalex.org/"
+AMINER_UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
+AMINER_READ = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
+JSON_FORMATS = []
 
 
-def wanted(fields: str, id_lists: str = "") -> type[msgspec.Struct]:
-    """A record with these fields of a line; all others are passed over. Lists of ids stay JSON (msgspec.Raw) until `json_batches`."""
-    kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
-    return msgspec.defstruct("Record", kinds, gc=False)
+def _format(recognises: Callable[[dict], bool], fields: str, id_lists: str = "", schema: pa.Schema = PAPERS) -> Callable:
+    # recognises: whether a file with such a record is of this format; fields: those that are wanted; lists of ids stay JSON (msgspec.Raw);
+    # row: the values of the schema, as they come, lists of ids perhaps as JSON; ValueError: no id
+    def add(row: Callable[[msgspec.Struct], tuple]) -> None:
+        kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
+        record, name = msgspec.defstruct("Record", kinds, gc=False), row.__name__.strip("_")
+        JSON_FORMATS.append(SimpleNamespace(name=name, SCHEMA=schema, Record=record, recognises=recognises, row=row))
+
+    return add
 
 
-class JsonFormat(NamedTuple):
-    """A reader of JSON lines, where a module holds several; a module with these four names is one too."""
-
-    SCHEMA: pa.Schema
-    Record: type[msgspec.Struct]  # as `wanted` makes it
-    recognises: Callable[[dict], bool]  # whether a file with such a record is of this format
-    row: Callable[[msgspec.Struct], tuple]  # the values of SCHEMA, as they come, lists of ids perhaps as JSON; BAD_LINE: malformed
+def _identifier(value) -> str | None:
+    # an id, which some dumps write as a string and some as a number; None for anything else or empty
+    return str(value) if type(value) is int else text(value)
 
 
-def json_batches(blocks: Iterator[tuple[int, np.ndarray, bytes | None]], file, reader, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of lines of JSON: number of the first, places of their ends, bytes (None: a line too long)."""
+def _mapping(value) -> dict:
+    # an object field; {} where it is missing or of another type
+    return value if isinstance(value, dict) else {}
+
+
+def _named(value, key: str) -> list[str]:
+    # what the objects of a list field have under `key`, each text once; [] where the field is missing or of another type
+    return list(dict.fromkeys(texts([_mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
+
+
+def _needed(paper_id: str | None) -> str:
+    if not paper_id:
+        raise ValueError("no id")
+    return paper_id
+
+
+# Semantic Scholar Open Research Corpus (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)
+@_format(
+    lambda record: "outCitations" in record or "inCitations" in record,
+    "id title year venue journalName fieldsOfStudy sources pmid",
+    id_lists="outCitations inCitations",
+)
+def _s2_open_corpus(record) -> tuple:
+    fields, sources = record.fieldsOfStudy, record.sources
+    fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
+    is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or bool(record.pmid)
+    paper_id, venue = _needed(type(record.id) is str and record.id), record.venue or record.journalName
+    return paper_id, record.title, record.year, venue, fields, is_cs, is_medline, record.outCitations, record.inCitations
+
+
+def _short(url) -> str | None:
+    # `W123` from `https://openalex.org/W123`
+    return text(url).rsplit("/", 1)[-1] if text(url) else None
+
+
+# OpenAlex works (checked against records of the 2023 snapshot schema and the documented 2025 one)
+@_format(
+    lambda record: "referenced_works" in record or str(record.get("id", "")).startswith(OPENALEX + "W"),
+    "id title display_name publication_year ids primary_topic concepts primary_location host_venue",
+    id_lists="referenced_works",
+)
+def _openalex(record) -> tuple:
+    topic_field = _mapping(_mapping(record.primary_topic).get("field"))
+    concepts = record.concepts if isinstance(record.concepts, list) else []
+    fields = _named([topic_field, *(concept for concept in concepts if _mapping(concept).get("level") == 0)], "display_name")
+    venue = _mapping(_mapping(record.primary_location).get("source")) or _mapping(record.host_venue)
+    references = bytes(record.referenced_works).replace(b'"' + OPENALEX.encode(), b'"')
+    if b"/" in references or b"\\" in references:  # other addresses
+        references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
+    title, is_medline = text(record.title) or text(record.display_name), text(_mapping(record.ids).get("pmid")) is not None
+    is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
+    paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
+    return paper_id, title, record.publication_year, venue, fields, is_cs, is_medline, msgspec.Raw(references), NO_IDS
+
+
+# Semantic Scholar Academic Graph (checked against records of the 2022 release). The papers name no citations and the citations have no
+# titles: a dump needs both. The paper-ids tell which of the older ids (`sha`, 40 hexadecimal digits, as in the Open Research Corpus),
+# `primary` or not, are whose: with them, dumps of both kinds make one corpus.
+@_format({"corpusid", "title"}.issubset, "corpusid title year venue journal externalids s2fieldsofstudy")
+def _s2_papers(record) -> tuple:
+    fields, others = _named(record.s2fieldsofstudy, "category"), _mapping(record.externalids)
+    is_cs = "Computer Science" in fields or _identifier(others.get("DBLP")) is not None
+    paper_id, is_medline = _needed(_identifier(record.corpusid)), _identifier(others.get("PubMed")) is not None
+    venue = text(record.venue) or text(_mapping(record.journal).get("name"))
+    return paper_id, text(record.title), record.year, venue, fields, is_cs, is_medline, (), ()
+
+
+@_format({"citingcorpusid", "citedcorpusid"}.issubset, "citingcorpusid citedcorpusid", schema=CITATIONS)
+def _s2_citations(record) -> tuple:
+    return _identifier(record.citingcorpusid), _identifier(record.citedcorpusid)  # either may be null: it is counted as without an id
+
+
+@_format({"sha", "corpusid"}.issubset, "sha corpusid", schema=OTHER_IDS)
+def _s2_paper_ids(record) -> tuple:
+    return _needed(_identifier(record.sha)), _needed(_identifier(record.corpusid))
+
+
+# AMiner's DBLP citation network, v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14): v10 and v11
+# are JSON lines, v12 and v14 one JSON array with an object a line. All of it is computer science.
+@_format({"id", "n_citation"}.issubset, "id title year venue fos references")
+def _aminer(record) -> tuple:
+    place = _mapping(record.venue)
+    venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
+    references = [_identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
+    return _needed(_identifier(record.id)), text(record.title), record.year, venue, _named(record.fos, "name"), True, False, references, ()
+
+
+def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from blocks of whole lines of JSON."""
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
-    def row_of(line: bytes, number: int) -> tuple | None:
-        """The row of one line, None for a blank or a malformed one; the records of a JSON array have commas around them."""
-        with contextlib.suppress(*BAD_LINE):
-            row = reader.row(decoder.decode(line := line.strip(BLANK)))
-            _columns([row], schema)  # raises where a list of ids is no JSON
-            return row
-        if line:
-            report.count(kind_of(schema))
-            report.drop(kind_of(schema), "malformed", f"{file.name}, line {number}")
-
-    def batch() -> pa.RecordBatch:
-        return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}")
-
-    numbers, columns, size = [], [[] for _ in schema], 0
-    for first, ends, block in blocks:
-        try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
-            text = np.frombuffer(block, np.uint8)
-            if text[0] <= SPACE or (text[ends[:-1] + 1] <= SPACE).any():
-                raise ValueError
-            rows, found = [reader.row(record) for record in decoder.decode_lines(block)], range(first, first + len(ends))
-            if len(rows) != len(ends):
-                raise ValueError
-            values = _columns(rows, schema)
-        except BAD_LINE:
-            lines = enumerate([b"?"] if block is None else block.split(b"\n"), start=first)
-            kept = [(row, i) for i, line in lines if (row := row_of(line, i))]
-            values, found = _columns([row for row, _ in kept], schema), [i for _, i in kept]
-        numbers.extend(found)
-        size += len(block or b"")
+    def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
+        values = _columns(rows, schema)  # raises where a list of ids is no JSON
+        numbers.extend(of_lines)
         for column, some in zip(columns, values, strict=False):
             column.extend(some)
-        if len(numbers) >= BATCH_RECORDS or size > BATCH_BYTES:
+
+    def batch() -> pa.RecordBatch:
+        no_id = "no id" if schema is CITATIONS else "malformed"
+        return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}", no_id)
+
+    numbers, columns, size, first = [], [[] for _ in schema], 0, 1
+    for block in blocks:
+        letters = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(letters[:-1] == 10)
+        try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
+            rows = [reader.row(record) for record in decoder.decode_lines(block)]
+            if len(rows) != len(ends) + 1 or letters[0] <= SPACE or (letters[ends + 1] <= SPACE).any():
+                raise ValueError
+            add(rows, range(first, first + len(rows)))
+        except BAD_LINE:
+            for number, line in enumerate(block.split(b"\n"), first):
+                try:
+                    if line := line.strip(BLANK):  # the records of a JSON array have commas around them
+                        add([reader.row(decoder.decode(line))], [number])
+                except BAD_LINE:
+                    report.drop(schema, "malformed", f"{file.name}, line {number}")
+        size, first = size + len(block), first + len(ends) + 1
+        if len(numbers) >= records.BATCH_RECORDS or size > BATCH_BYTES:
             yield batch()
             numbers, columns, size = [], [[] for _ in schema], 0
     yield batch()
 
 
 def _columns(rows: list[tuple], schema: pa.Schema) -> list:
-    """The columns of some rows: tuples of values; of lists of ids one Arrow array."""
+    # The columns of some rows: tuples of values; of lists of ids one Arrow array
     columns = zip(schema.names, zip(*rows, strict=True), strict=False)
     return [(_id_lists(values),) if name in OTHER_ENDS else values for name, values in columns]
 
 
 def _id_lists(values: tuple) -> pa.Array:
-    """Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON."""
+    # Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON
     if type(values[0]) is msgspec.Raw:
         text = b"\n".join((*values, b""))
         lists, ids = np.zeros(len(values) + 1, np.int32), np.zeros(text.count(b'"') // 2 + 1, np.int32)
@@ -90,12 +180,12 @@ def _id_lists(values: tuple) -> pa.Array:
             ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
             return pa.ListArray.from_arrays(pa.array(lists), ids)
         values = [value if isinstance(value, list) else () for value in map(msgspec.json.decode, values)]
-    return array_of(values, TEXTS)
+    return records.array_of(values, records.TEXTS)
 
 
 @numba.njit(cache=True, nogil=True)
 def _split(text, lists, ids, letters):
-    """Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else."""
+    # Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else
     line = count = place = p = 0
     listed = False
     while p < len(text):

@@ -1,9 +1,8 @@
-"""Ids as 64-bit keys, and the table that numbers them: citations are two integers each, whatever a dump calls its papers.
+"""Ids as 64-bit keys, and the table that numbers them: citations are two integers each, whatever a dump calls its papers."""
 
-An id that is a number of up to 15 digits, perhaps behind one letter (PMIDs, corpus ids, OpenAlex's W123), is its own key and can be
-read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
-32-bit hash, the check, tells when two different ids share a key.
-"""
+# An id that is a number of up to 15 digits, perhaps behind one letter (PMIDs, corpus ids, OpenAlex's W123), is its own key and can be
+# read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
+# 32-bit hash, the check, tells when two different ids share a key.
 
 from pathlib import Path
 
@@ -25,7 +24,7 @@ FULLEST = 0.6  # share of the table's slots in use before it grows
 
 @numba.njit(cache=True, nogil=True)
 def _mixed(h):
-    """A finaliser of 64 bits (MurmurHash3's, Appleby 2011)."""
+    # A finaliser of 64 bits (MurmurHash3's, Appleby 2011)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(33))
@@ -86,7 +85,8 @@ def ids_of(keys: np.ndarray) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _find(slots, numbers, keys, found, count, add):
-    """found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1. Returns the count."""
+    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1; returns the count;
+    # a count of -1: the keys' numbers stand in `found` already
     mask = np.uint64(len(slots) - 1)
     slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
     for i in range(len(keys)):
@@ -105,21 +105,10 @@ def _find(slots, numbers, keys, found, count, add):
             if not add:
                 found[i] = -1
                 continue
-            slots[slot], numbers[slot] = key, count
-            count += 1
+            slots[slot], numbers[slot] = key, found[i] if count < 0 else count
+            count += count >= 0
         found[i] = numbers[slot]
     return count
-
-
-@numba.njit(cache=True, nogil=True)
-def _move(old_slots, old_numbers, slots, numbers):
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(old_slots)):
-        if old_slots[i] != NONE:
-            slot = _mixed(old_slots[i]) & mask
-            while slots[slot] != NONE:
-                slot = (slot + np.uint64(1)) & mask
-            slots[slot], numbers[slot] = old_slots[i], old_numbers[i]
 
 
 class KeyTable:
@@ -127,18 +116,19 @@ class KeyTable:
 
     def __init__(self, expected: int = 0):
         self.count = 0
-        self._make(max(1024, int(expected / FULLEST)))
+        self._make(expected)
 
-    def _make(self, least: int) -> None:
-        size = 1 << (least - 1).bit_length()
+    def _make(self, expected: int) -> None:
+        size = 1 << int(max(expected, 600) / FULLEST).bit_length()
         self._slots, self._numbers = np.full(size, NONE), np.empty(size, np.int32)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
-            old = self._slots, self._numbers
-            self._make(max(2 * len(old[0]), int((self.count + len(keys)) / FULLEST)))
-            _move(*old, self._slots, self._numbers)
+            used = self._slots != NONE
+            known, numbers = self._slots[used], self._numbers[used]  # in the slots' order: in the numbers' it would take four times as long
+            self._make(self.count + len(keys))
+            _find(self._slots, self._numbers, known, numbers, -1, True)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
         return found
@@ -149,19 +139,20 @@ class KeyTable:
         _find(self._slots, self._numbers, keys, found, self.count, False)
         return found
 
-    def save(self, path: Path) -> None:
-        """Write the table as two files that `opened` maps, so that several processes look up in one copy."""
-        for name, values in (("slots", self._slots), ("numbers", self._numbers)):
-            np.save(f"{path}.{name}.npy", values)
+    def save(self, folder: Path) -> None:
+        """Write the table into a folder from which `opened` maps it, so that several processes look up in one copy."""
+        np.save(folder / "slots.npy", self._slots)
+        np.save(folder / "numbers.npy", self._numbers)
 
     @classmethod
-    def opened(cls, path: Path) -> "KeyTable":
+    def opened(cls, folder: Path) -> "KeyTable":
         """A saved table, memory-mapped: to look up in, not to add to."""
         table = cls()
-        table._slots, table._numbers = (np.load(f"{path}.{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
+        table._slots, table._numbers = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
         return table
 
-    def contents(self) -> tuple[np.ndarray, np.ndarray]:
-        """(keys uint64 (count,), their numbers int32 (count,)), in no order."""
-        used = self._slots != NONE
-        return self._slots[used], self._numbers[used]
+    def keys(self) -> np.ndarray:
+        """The keys by number, uint64 (count,)."""
+        used, keys = self._slots != NONE, np.empty(self.count, np.uint64)
+        keys[self._numbers[used]] = self._slots[used]
+        return keys

@@ -12,21 +12,18 @@ from helpers.errors import DumpError
 
 BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
+SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of an id at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
 TEXTS = pa.list_(pa.string())
 KEPT = pa.schema([("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", TEXTS)])
-FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
 OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
+FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
 PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
 OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
-
-
-def kind_of(schema: pa.Schema) -> str:
-    """What a report calls the records of a schema."""
-    return "papers" if schema is PAPERS else "citations" if schema is CITATIONS else "ids"
+KINDS = {"paper_id": "papers", "citing": "citations", "other_id": "ids"}  # by its first column, what a report calls a schema's records
 
 
 class Report:
@@ -34,7 +31,7 @@ class Report:
 
     def __init__(self):
         self.read = Counter()  # "papers", "citations", "ids" (other ids of papers), and "records": lines of any kind
-        self.dropped = {"papers": Counter(), "citations": Counter(), "ids": Counter()}  # reason -> records
+        self.dropped = {kind: Counter() for kind in KINDS.values()}  # reason -> records
         self.incomplete = Counter()  # reason -> records kept without a field
         self.first = {}  # reason -> "file, line n"
 
@@ -46,14 +43,14 @@ class Report:
             self.dropped[kind].update(dropped)
         self.first = {**counts["first"], **self.first}
 
-    def count(self, kind: str, records: int = 1) -> None:
-        """Count records read of "papers", "citations" or "ids", whether good or bad."""
-        self.read[kind] += records
-        self.read["records"] += records
+    def count(self, schema: pa.Schema, records: int) -> None:
+        """Count records that are read, whether good or bad."""
+        self.read.update({KINDS[schema.names[0]]: records, "records": records})
 
-    def drop(self, kind: str, reason: str, place: str, records: int = 1) -> None:
-        """Count dropped records of "papers" or "citations"; `place` (file and line) is kept for the first of its reason."""
-        self.dropped[kind][reason] += records
+    def drop(self, schema: pa.Schema, reason: str, place: str, records: int = 1) -> None:
+        """Count records that are read but not kept; `place` (file and line) is kept for the first of its reason."""
+        self.count(schema, records)
+        self.dropped[KINDS[schema.names[0]]][reason] += records
         self.first.setdefault(reason, place)
 
     def lacks(self, reason: str, place: str) -> None:
@@ -79,50 +76,33 @@ def text(value) -> str | None:
     return " ".join(value.replace("\0", " ").split()) or None
 
 
-def identifier(value) -> str | None:
-    """An id, which some dumps write as a string and some as a number; None for anything else or empty."""
-    return str(value) if type(value) is int else text(value)
-
-
-def mapping(value) -> dict:
-    """An object field; {} where it is missing or of another type."""
-    return value if isinstance(value, dict) else {}
-
-
-def named(value, key: str) -> list[str]:
-    """What the objects of a list field have under `key`, each text once; [] where the field is missing or of another type."""
-    return list(dict.fromkeys(texts([mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
-
-
 def texts(value) -> list[str]:
     """The non-empty strings of a list field, stripped; [] where the field is missing or of another type."""
     return [entry for entry in map(text, value) if entry] if isinstance(value, list) else []
 
 
-def year(value, report: Report, place: str) -> int | None:
-    """A publication year, from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible."""
+def _year(value, report: Report, place: str) -> int | None:
+    # from 1998, "1998" or "1998.0"; None, and counted, where it is missing or impossible
     match = YEAR.fullmatch(str(value)) if isinstance(value, (str, float)) else None
     if match and FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return int(match[1])
     report.lacks("no year" if value in (None, "") else "impossible year", place)
 
 
-def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str = "malformed") -> pa.RecordBatch:
-    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records, and what they lack.
-
-    place: where a row stands in the file; no_id: the reason by which a paper without an id is dropped.
-    """
-    report.count(kind_of(schema), len(columns[0]))
+def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str) -> pa.RecordBatch:
+    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records and what they lack."""
+    # place: where a row stands in the file; no_id: the reason by which a record without an id is dropped
     if schema is PAPERS and isinstance(years := columns[2], list):
-        columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else year(v, report, place(i)) for i, v in enumerate(years)]
+        columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else _year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
-    if schema is not PAPERS:
-        return batch
-    for i in np.flatnonzero(batch["title"].is_null()):
+    for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
-    for i in np.flatnonzero(batch["paper_id"].is_null()):
-        report.drop("papers", no_id, place(i))
-    return batch.filter(batch["paper_id"].is_valid()) if batch["paper_id"].null_count else batch
+    ids = [pc.not_equal(pc.utf8_trim(column.fill_null(""), SPACES), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
+    whole = pc.and_(ids[0], ids[-1])
+    for i in np.flatnonzero(pc.invert(whole)):
+        report.drop(schema, no_id, place(i))
+    report.count(schema, whole.true_count)
+    return batch if whole.true_count == len(whole) else batch.filter(whole)
 
 
 def array_of(values, kind: pa.DataType) -> pa.Array:
@@ -133,14 +113,8 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
         return pa.concat_arrays(values)
     try:
         array = pa.array(values, kind)
-        return _tidied(array) if kind == pa.string() else array
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
         return pa.array(map(texts if kind == TEXTS else text, values), kind)
-
-
-def _tidied(values: pa.Array) -> pa.Array:
-    """The strings as `text` keeps them."""
-    untidy = pc.match_substring_regex(values, UNTIDY).fill_null(False)
-    if not untidy.true_count:
-        return values
-    return pc.replace_with_mask(values, untidy, pa.array(map(text, values.filter(untidy).to_pylist()), pa.string()))
+    if kind == pa.string() and (untidy := pc.match_substring_regex(array, UNTIDY).fill_null(False)).true_count:
+        array = pc.replace_with_mask(array, untidy, pa.array(map(text, array.filter(untidy).to_pylist()), pa.string()))
+    return array

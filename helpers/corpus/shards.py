@@ -1,11 +1,9 @@
-"""One dump file -> one shard: a folder of columns in which papers are 64-bit keys, written once, whatever happens afterwards.
+"""One dump file -> one shard: a folder of columns in which papers are 64-bit keys, written once, whatever happens afterwards."""
 
-A shard holds, of its file's records inside the subset, `papers.arrow` (KEPT, uncompressed, to be memory-mapped), the other ends of their
-citations (`references.u64`, `cited_by.u64`, with the number of each record in `references.i32`, `cited_by.i32`); of all its records the
-keys, their checks and whether they are inside (`records.u64`, `checks.u32`, `inside.u8`); of an edge list `citing.u64`, `cited.u64`; of a
-table of ids `other_ids.u64`, `paper_ids.u64`; of ids that are no numbers `names.arrow`, each once; and `report.json`, its counts.
-Two processes read two files at a time; a shard that is finished is not read again.
-"""
+# A shard holds `records.arrow`, of all its file's records the key, its check, and whether they are inside the subset; `papers.arrow`, of
+# those inside KEPT and the keys at the other ends of their citations (uncompressed, to be memory-mapped); of an edge list
+# `citations.arrow`; of a table of ids `other_ids.arrow`; of ids that are no numbers `names.arrow`, each once; `report.json`, its counts.
+# Two processes read two files at a time; a shard that is finished is not read again.
 
 import contextlib
 import gc
@@ -16,28 +14,24 @@ import os
 import re
 import shutil
 import threading
-import time
-from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from helpers.artefacts import new_folder, read_json, sentences_for_disk_errors, write_json
+from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, remote, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, Report
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, SPACES, Report
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 3  # of what a shard holds: another one is read again
-NAMES = pa.schema([("id", pa.string())])
+VERSION = 4  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
@@ -48,12 +42,9 @@ S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
-    """The shards of all files of `config.dumps`, in their order, those that are not finished read now; and what was counted in them.
-
-    A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
-    only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
-    Raises DumpError where a file cannot be had or read, or too many records are malformed.
-    """
+    """The shards of all files of `config.dumps`, those that are not finished read now, and what was counted in them; DumpError."""
+    # A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
+    # only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
@@ -62,17 +53,17 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
     names = [_name(i, file, settings) for i, file in enumerate(files)]
-    papers = hashlib.sha256("".join(name for name, later in zip(names, late, strict=True) if not later).encode()).hexdigest()[:8]
-    shards = [folder / (f"{name}-{papers}" if later else name) for name, later in zip(names, late, strict=True)]
+    early = [name for name, later in zip(names, late, strict=True) if not later]
+    shards = [folder / (_name(i, file, [settings, early]) if late[i] else names[i]) for i, file in enumerate(files)]
     if folder.exists():
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     if finished := sum((shard / MANIFEST).exists() for shard in shards):
         print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
-    jobs = list(zip(files, shards, late, strict=True))
     for later in (False, True):
-        if todo := [(file, shard) for file, shard, of in jobs if of is later and not (shard / MANIFEST).exists()]:
-            _read_all(todo, settings, _save_known(folder, [shard for _, shard, of in jobs if not of]) if later else None)
-    for file, shard, _ in jobs:
+        todo = [job for *job, of in zip(files, shards, late, strict=True) if of is later and not (job[1] / MANIFEST).exists()]
+        if todo:
+            _read_all(todo, settings, _save_known(folder, [shard for shard in shards if shard.name in early]) if later else None)
+    for file, shard in zip(files, shards, strict=True):
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
     return shards, report
@@ -84,37 +75,40 @@ def discard(shards: Iterable[Path]) -> None:
         if shard.is_dir():
             (shard / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(shard, ignore_errors=True)
-        else:
-            shard.unlink()
 
 
 def _tell_strangers(files: list, readers: list) -> None:
-    """Print which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed."""
-    groups = defaultdict(dict)
+    # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
+    series = {}
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            kind = getattr(reader, "__name__", type(reader).__name__).rpartition(".")[2]
-            groups[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(kind, f"{file.name} {kind}")
-    for formats in groups.values():
+            alike = series.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
+            alike.setdefault(reader.name, f"{file.name} {reader.name}")
+    for formats in series.values():
         if len(formats) > 1:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
-def _name(place: int, file, settings: dict) -> str:
-    status = None if isinstance(file, Shard) else file.path.stat()
-    facts = [VERSION, str(file), settings, *((status.st_size, status.st_mtime_ns) if status else ())]
+def _name(place: int, file, settings: dict | list) -> str:
+    facts = [VERSION, str(file), *file[2:], settings]  # a file's size and date; of what is remote its checksum and list
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
-def _save_known(folder: Path, shards: list[Path]) -> Path:
-    """The keys of the records inside the subset, as a table for all workers."""
-    table = KeyTable()
+def batches_of(shards: list[Path], name: str) -> Iterator[pa.RecordBatch]:
+    """The record batches of `name.arrow` of those shards that have it, memory-mapped."""
     for shard in shards:
-        if (shard / "records.u64").exists():
-            table.add(np.fromfile(shard / "records.u64", np.uint64)[np.fromfile(shard / "inside.u8", np.uint8) == 1])
-    with sentences_for_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        table.save(folder / "known")
+        if (path := shard / f"{name}.arrow").exists():
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            yield from map(file.get_batch, range(file.num_record_batches))
+
+
+def _save_known(folder: Path, shards: list[Path]) -> Path:
+    # the keys of the records inside the subset, as a table for all workers
+    table = KeyTable()
+    for batch in batches_of(shards, "records"):
+        table.add(batch.filter(batch["inside"])["key"].to_numpy())
+    with new_folder(folder / "known") as path:
+        table.save(path)
     return folder / "known"
 
 
@@ -129,10 +123,10 @@ def _read_all(todo: list, settings: dict, known: Path | None) -> None:
 
 
 def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
-    """Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang."""
+    # Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
-    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done, os.getpid())) as pool:
+    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done,)) as pool:
         pending = {pool.submit(write_shard, file, shard, settings, known, _count_in_worker) for file, shard in todo}
         try:
             while pending:
@@ -145,21 +139,16 @@ def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> N
             for process in () if isinstance(error, UserError) else list(pool._processes.values()):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
+            if isinstance(error, BrokenExecutor):
                 killed = "A process that read the dump was killed, most likely for want of memory"
                 raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
             raise
 
 
-def _start_worker(done, parent: int) -> None:
+def _start_worker(done) -> None:
     global _done
     _done = done
-
-    def leave_with_parent():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
+    leave_with_parent = lambda: multiprocessing.parent_process().join() or os._exit(1)  # noqa: E731
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
@@ -169,52 +158,48 @@ def _count_in_worker(count: int) -> None:
 
 
 def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
-    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError.
-
-    settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress.
-    """
+    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError."""
+    # settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress
     report, files, path = Report(), [file], None
     if isinstance(file, Shard):
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
         files, on_bytes = dumps.files_of((str(path),)), lambda count: None
     with new_folder(shard) as folder, contextlib.ExitStack() as stack:
-        if gc.isenabled():  # records are many small objects without cycles: looking for those took a quarter of the time
-            gc.disable()
-            stack.callback(gc.enable)
-        columns = _Columns(folder, stack, known)
+        gc.disable()  # records are many small objects without cycles: looking for those took a quarter of the time
+        stack.callback(gc.enable)
+        writer = _Writer(folder, stack, known)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
-                columns.add_citations(batch, report)
+                writer.add_citations(batch, report)
             elif batch.schema == OTHER_IDS:
-                columns.add_other_ids(batch)
+                writer.write("other_ids", {"other_id": keys_of(batch["other_id"])[0], "paper_id": writer.keys(batch["paper_id"])})
             else:
-                columns.add_papers(batch, inside_subset(batch, settings), report)
+                writer.add_papers(batch, _inside_subset(batch, settings), report)
         stack.close()
         write_json(folder / MANIFEST, vars(report))
     if path:
         path.unlink()
 
 
-class _Columns:
-    """The open files of one shard."""
-
+class _Writer:
+    # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
         self.folder, self.stack, self.files = folder, stack, {}
         self.known = KeyTable.opened(known) if known else None
-        self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
+        self.seen = self.checks = None
 
-    def write(self, name: str, values: np.ndarray | pa.RecordBatch) -> None:
-        is_batch, path = isinstance(values, pa.RecordBatch), str(self.folder / name)
+    def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
+        batch = pa.RecordBatch.from_pydict(columns)
         if name not in self.files:
-            self.files[name] = self.stack.enter_context(pa.ipc.new_file(path, values.schema) if is_batch else open(path, "wb"))
-        self.files[name].write(values if is_batch else np.ascontiguousarray(values))
+            self.files[name] = self.stack.enter_context(pa.ipc.new_file(str(self.folder / f"{name}.arrow"), batch.schema))
+        self.files[name].write(batch)
 
     def keys(self, ids: pa.Array) -> np.ndarray:
-        """The keys of some ids; those that cannot be read back from their key are kept by name, once each."""
+        # those that cannot be read back from their key are kept by name, once each
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
-            if self.seen.count > MOST_SEEN:
+            if not self.seen or self.seen.count > MOST_SEEN:
                 self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
             highest = np.concatenate([[self.seen.count - 1], numbers := self.seen.add(keys[hashed])])
             new = hashed[np.diff(np.maximum.accumulate(highest)) > 0]  # numbers are given in order of appearance
@@ -224,49 +209,35 @@ class _Columns:
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
-                    names = pc.ascii_trim(names, "".join(map(chr, range(SPACE + 1))))
-                self.write("names.arrow", pa.record_batch([names], schema=NAMES))
+                    names = pc.utf8_trim(names, SPACES)
+                self.write("names", {"id": names})
         return keys
 
     def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
         if self.known:
-            citing, cited = (keys_of(column)[0] for column in batch.columns)
-            kept = (citing == NONE) | (cited == NONE) | ((self.known.find(citing) >= 0) & (self.known.find(cited) >= 0))
+            known = [self.known.find(keys_of(column)[0]) >= 0 for column in batch.columns]
+            kept = known[0] & known[1]
             report.dropped["citations"]["dangling"] += int((~kept).sum())
             batch = batch.filter(pa.array(kept))
-        citing, cited = self.keys(batch["citing"]), self.keys(batch["cited"])
-        whole = (citing != NONE) & (cited != NONE)
-        report.dropped["citations"]["no id"] += int((~whole).sum())
-        self.write("citing.u64", citing[whole])
-        self.write("cited.u64", cited[whole])
-
-    def add_other_ids(self, batch: pa.RecordBatch) -> None:
-        for name in OTHER_IDS.names:
-            self.write(f"{name}s.u64", keys_of(batch[name])[0])
+        self.write("citations", {name: self.keys(batch[name]) for name in CITATIONS.names})
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
         keys, checks = keys_of(batch["paper_id"])
-        if (empty := keys == NONE).any():  # of control characters alone
-            report.dropped["papers"]["no id"] += int(empty.sum())
-            batch, inside, keys, checks = batch.filter(pa.array(~empty)), inside[~empty], keys[~empty], checks[~empty]
-        self.write("records.u64", keys)
-        self.write("checks.u32", checks)
-        self.write("inside.u8", inside.astype(np.uint8))
-        listed = sum(len(column.values) for column in (batch["references"], batch["cited_by"]))
+        self.write("records", {"key": keys, "check": checks, "inside": inside})
+        listed = sum(len(batch[name].values) for name in OTHER_ENDS)
         report.read["citations"] += listed
         if not inside.all():
             batch = batch.filter(pa.array(inside))
+        columns = {name: batch[name] for name in KEPT.names}
         for name in OTHER_ENDS:
-            others = batch[name].flatten()
-            keys = self.keys(others)
-            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place in `others`
-            counts = np.diff(before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()])
-            self.write(f"{name}.u64", keys[keys != NONE])
-            self.write(f"{name}.i32", counts.astype(np.int32))
+            keys = self.keys(batch[name].flatten())
+            before = np.concatenate([[0], np.cumsum(keys != NONE)])  # of each place among them
+            offsets = before[batch[name].offsets.to_numpy() - batch[name].offsets[0].as_py()]
+            columns[name] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(keys[keys != NONE]))
             report.dropped["citations"]["no id"] += len(keys) - int(before[-1])
-            listed -= len(others)
+            listed -= len(keys)
         report.dropped["citations"]["outside the subset"] += listed
-        self.write("papers.arrow", batch.select(KEPT.names))
+        self.write("papers", columns)
 
 
 def same_key(which: str) -> str:
@@ -274,8 +245,8 @@ def same_key(which: str) -> str:
     return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
-def inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
-    """Which records the subset, the field and the years keep, bool (R,); what a dump does not say (null flags) is kept."""
+def _inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:
+    # which records the subset, the field and the years keep, bool (R,); what a dump does not say (null flags) is kept
     inside = np.ones(len(records), bool)
     if settings["subset"] != "all":
         inside &= pc.fill_null(records[f"is_{settings['subset']}"], True).to_numpy(zero_copy_only=False)

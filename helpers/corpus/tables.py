@@ -1,13 +1,12 @@
-"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet:
+"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet."""
 
-- an edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`;
-- a papers table `id` or `paper_id`, `title`, `year`, perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
-"""
+# An edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`; a papers table `id` or `paper_id`, `title`, `year`,
+# perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
 
 import codecs
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, Report, batch_of, kind_of, texts
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
 from helpers.errors import DumpError
 
 COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
@@ -26,8 +25,8 @@ SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 
 
-def columns_of(header: list[str]) -> dict[str, str]:
-    """Which column of a table holds what, for an edge list or a papers table; {} where the header is of neither."""
+def _columns_of(header: list[str]) -> dict[str, str]:
+    # which column of a table holds what, for an edge list or a papers table; {} where the header is of neither
     spelled = {column.strip().lower(): column for column in reversed(header)}
     found = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
     if {"citing", "cited"} <= set(found):
@@ -36,14 +35,18 @@ def columns_of(header: list[str]) -> dict[str, str]:
 
 
 class Table:
-    """A reader of one file with columns: its SCHEMA is that of what it yields."""
+    """A reader of one file with columns, of parquet where no header of a CSV is given: its SCHEMA is that of what it yields."""
 
-    def __init__(self, file, names: list[str]):
-        self.file, self.names, self.columns = file, names, columns_of(names)
+    name = "table"
+
+    def __init__(self, file, header: str | None = None):
+        self.delimiter = next((mark for mark in "\t;" if mark in header), ",") if header is not None else None
+        names = next(csv.reader([header], delimiter=self.delimiter)) if self.delimiter else pa.parquet.read_schema(file.path).names
+        self.file, self.names, self.columns = file, names, _columns_of(names)
         if not self.columns:
             found = ", ".join(name[:30] for name in names[:8])
-            known = len(names) > 1 and found.isprintable()
-            found = f"found {found}; rename the columns" if known else "this is no citation dump of a known format"
+            strange = "this is no citation dump of a known format"
+            found = f"found {found}; rename the columns" if len(names) > 1 and found.isprintable() else strange
             raise DumpError(f"{file}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
         if doubled := [column for column in self.columns.values() if names.count(column) > 1]:
             raise DumpError(f"{file} has more than one column {doubled[0]!r}; rename the others.")
@@ -53,66 +56,71 @@ class Table:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
         rows_read = 0
         try:
-            for batch in self._raw_batches(stream, report):
-                make = _citations if self.SCHEMA is CITATIONS else _papers
-                yield make(batch, self.columns, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}")
+            for batch in self._of_csv(stream, report) if self.delimiter else self._of_parquet():
+                columns = {name: batch[column] for name, column in self.columns.items()}
+                values = [pc.utf8_trim(ids, SPACES) for ids in columns.values()] if self.SCHEMA is CITATIONS else self._papers(columns)
+                yield batch_of(values, self.SCHEMA, report, lambda i, before=rows_read: f"{self.file.name}, row {before + i + 1}", "no id")
                 rows_read += batch.num_rows
         except pa.ArrowException as error:
             too_long = f"one of more than {BLOCK:,} bytes, perhaps for want of a closing quotation mark"
             reason = too_long if "straddl" in str(error) else error
             raise pa.ArrowInvalid(f"after row {rows_read:,}: {reason}") from error
 
+    def _papers(self, columns: dict[str, pa.Array]) -> list:
+        rows = len(columns["paper_id"])
 
-class Csv(Table):
-    """CSV or TSV, told by what stands in the header."""
+        def of(name: str) -> list:
+            return columns[name].to_pylist() if name in columns else [None] * rows
 
-    def __init__(self, file, header: str):
-        self.delimiter = next((mark for mark in "\t;" if mark in header), ",")
-        super().__init__(file, next(csv.reader([header], delimiter=self.delimiter)))
+        years = of("year") if "year" in columns else pa.nulls(rows, pa.int32())
+        fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
+        references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
+        is_cs, is_medline = (False, True) if self.columns["paper_id"] == "pmid" else (None, None)
+        titles = [_unquoted(title) for title in of("title")]
+        return [of("paper_id"), titles, years, of("venue"), fields, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
 
-    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        kind, tabs = kind_of(self.SCHEMA), self.delimiter == "\t"
-        columns = list(self.columns.values()) if kind == "papers" else self.names  # of citations all: each may have a lost quotation mark
+    def _of_csv(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
+        is_papers, tabs = self.SCHEMA is PAPERS, self.delimiter == "\t"
+        columns = list(self.columns.values()) if is_papers else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
             lines = 1 + row.text.count("\n")  # a quotation mark without its partner takes what follows with it
-            report.count(kind, lines)
-            report.drop(kind, "malformed", f"{self.file.name}, line {row.number}", lines)
+            report.drop(self.SCHEMA, "malformed", f"{self.file.name}, line {row.number}", lines)
             return "skip"
 
         # one thread: bad rows know their line; names as given: Arrow would keep the quotation marks of a TSV's header
         reading = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.names, skip_rows=1)
-        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=kind == "papers" and not tabs, invalid_row_handler=skip)
+        parsing = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=is_papers and not tabs, invalid_row_handler=skip)
         parsing.quote_char = False if tabs else '"'  # TSV has no quoting: a title may begin with a quotation mark
-        wanted = columns if kind == "papers" else None
-        converting = pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(columns, pa.string()))
+        converting = pa.csv.ConvertOptions(include_columns=columns if is_papers else None, column_types=dict.fromkeys(columns, pa.string()))
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
             if stream.quoted or stream.damaged:
-                lines = self.lines_of_bad_rows(batch)
+                lines = self._lines_of_bad_rows(batch)
                 for i in np.flatnonzero(lines).tolist():
-                    report.count(kind, int(lines[i]))
-                    report.drop(kind, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
+                    report.drop(self.SCHEMA, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
                 batch = batch.filter(pa.array(lines == 0))
             yield batch
 
-    def lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
-        """How many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row."""
+    def _lines_of_bad_rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        # how many lines of the file each row takes that holds a SUBSTITUTE, or more ends of lines than it may; 0 for a good row
         lines, bad = np.ones(len(batch), np.int64), np.zeros(len(batch), bool)
         names = {column: name for name, column in self.columns.items()}
         for column, values in zip(batch.schema.names, batch.columns, strict=True):
-            values = values.cast(pa.string()).fill_null("")
-            ends = pc.count_substring(values, "\n").to_numpy(zero_copy_only=False)
-            lines += ends
+            lines += (ends := pc.count_substring(values, "\n").to_numpy())
             bad |= ends > MOST_ENDS.get(names.get(column), 0)
             if column in names:
                 bad |= pc.match_substring(values, SUBSTITUTE).to_numpy(zero_copy_only=False)
         return np.where(bad, lines, 0)
 
+    def _of_parquet(self) -> Iterator[pa.RecordBatch]:
+        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
+            yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
+
 
 class _Utf8(io.RawIOBase):
-    """A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks."""
+    # A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks
 
     def __init__(self, stream):
         self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-8")("substitute")
@@ -132,19 +140,8 @@ class _Utf8(io.RawIOBase):
         return text.encode()
 
 
-class Parquet(Table):
-    """A parquet file, read from its path."""
-
-    def __init__(self, file):
-        super().__init__(file, pa.parquet.read_schema(file.path).names)
-
-    def _raw_batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
-        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
-            yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
-
-
 def _as_text(array: pa.Array) -> pa.Array:
-    """Values as strings, lists as lists of strings; of floating point numbers the whole ones, up to where those can be told apart."""
+    # Values as strings, lists as lists of strings; of floating point numbers the whole ones, up to where those can be told apart
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return array.cast(pa.list_(pa.string()))
     if pa.types.is_floating(array.type):
@@ -154,28 +151,6 @@ def _as_text(array: pa.Array) -> pa.Array:
     return array.cast(pa.string())
 
 
-def _citations(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    ends = [pc.fill_null(pc.utf8_trim_whitespace(batch.column(columns[name])), "") for name in CITATIONS.names]
-    whole = pc.and_(*(pc.not_equal(end, "") for end in ends))
-    report.count("citations", batch.num_rows)
-    for i in np.flatnonzero(~whole.to_numpy(zero_copy_only=False)):
-        report.drop("citations", "no id", place(i))
-    return pa.RecordBatch.from_arrays(ends, schema=CITATIONS).filter(whole)
-
-
-def _papers(batch: pa.RecordBatch, columns: dict[str, str], report: Report, place: Callable[[int], str]) -> pa.RecordBatch:
-    def of(name: str) -> list:
-        return batch.column(columns[name]).to_pylist() if name in columns else [None] * len(batch)
-
-    years = of("year") if "year" in columns else pa.nulls(len(batch), pa.int32())
-    fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
-    references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
-    flags = ([flag] * len(batch) for flag in ((False, True) if columns["paper_id"] == "pmid" else (None, None)))
-    titles = list(map(_unquoted, of("title")))
-    values = [of("paper_id"), titles, years, of("venue"), fields, *flags, references, [()] * len(batch)]
-    return batch_of(values, PAPERS, report, place, no_id="no id")
-
-
 def _unquoted(title):
-    """A title without the quotation marks that some writers put around a TSV field."""
+    # A title without the quotation marks that some writers put around a TSV field
     return title[1:-1].replace('""', '"') if isinstance(title, str) and len(title) > 1 and title[0] == title[-1] == '"' else title

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from helpers.config import ROOT, Config
 from helpers.corpus.build import combine, open_corpus
 from helpers.corpus.dumps import DumpFile
-from helpers.corpus.records import Report
+from helpers.corpus.records import CITATIONS, Report
 from helpers.corpus.shards import READING_SETTINGS, write_shard
 from helpers.pairs.build import Pairs, build_pairs
 from tests.benchmarks import pairs_rates
@@ -175,13 +176,14 @@ def write_ids(shard: Path, N: int, E: int) -> None:
     """A shard of an edge list: E citations among N papers of random PMID-like ids, heavy-tailed, a few doubles among them."""
     generator = np.random.default_rng(0)
     names = generator.permutation(np.arange(1, N + 1, dtype=np.uint64) * np.uint64(3))
-    with open(shard / "citing.u64", "wb") as citing, open(shard / "cited.u64", "wb") as cited:
+    schema = pa.schema([("citing", pa.uint64()), ("cited", pa.uint64())])
+    with pa.ipc.new_file(str(shard / "citations.arrow"), schema) as file:
         for first in range(0, E, 5_000_000):
             size = min(5_000_000, E - first)
-            names[(generator.random(size) * N).astype(np.int64)].tofile(citing)
-            names[(generator.random(size) ** 4 * N).astype(np.int64)].tofile(cited)
+            ends = [names[(generator.random(size) ** power * N).astype(np.int64)] for power in (1, 4)]
+            file.write_table(pa.table(ends, schema=schema), max_chunksize=1 << 18)  # rows a batch, about as many as a CSV's
     report = Report()
-    report.count("citations", E)
+    report.count(CITATIONS, E)
     facts = {"read": report.read, "dropped": report.dropped, "incomplete": report.incomplete, "first": report.first}
     (shard / "report.json").write_text(json.dumps(facts))
 
@@ -236,7 +238,7 @@ def medline(out: Path) -> dict:
     write_ids(warm / "shards" / "0", 1000, 5000)
     for config, given in ((make(warm), [warm / "shards" / "0"]), (make(out), shards)):
         report = Report()
-        report.count("citations", 1)
+        report.count(CITATIONS, 1)
         ids = timed(lambda config=config, given=given, report=report: combine(config, given, report))
         pairs = timed(lambda config=config: build_pairs(config))
     N = Pairs(config).papers
@@ -254,10 +256,8 @@ def make(out: Path) -> Config:
 def duckdb_ids(shard: Path) -> dict:
     """Dense ids in descending degree and the citations by citing paper, without doubles and self-citations, by DuckDB."""
     import duckdb
-    import pyarrow as pa
 
-    columns = {name: pa.array(np.fromfile(shard / f"{name}.u64", np.uint64)) for name in ("citing", "cited")}
-    given = pa.table(columns)
+    given = pa.ipc.open_file(str(shard / "citations.arrow")).read_all()
     with tempfile.TemporaryDirectory(dir=shard.parent) as folder:
         base = duckdb.connect(f"{folder}/ids.duckdb", config={"memory_limit": "10GB"})
         base.register("given", given)
