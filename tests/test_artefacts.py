@@ -75,6 +75,7 @@ def test_presets_and_changes():
     how = {
         "device",
         "engine",
+        "gpu_memory",
         "threads",
         "tables_on_disk",
         "checkpoint_minutes",

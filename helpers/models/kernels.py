@@ -20,7 +20,7 @@ WORD_STEP = 1301  # how far the places lie apart
 
 @numba.njit(inline="always")
 def _sigmoid(x):
-    """The logistic function to 5e-5, without a branch: tanh's continued fraction (Lambert); 0 or 1 beyond +-9.9."""
+    # The logistic function to 5e-5, without a branch: tanh's continued fraction (Lambert); 0 or 1 beyond +-9.9
     y = min(max(x * np.float32(0.5), np.float32(-4.97)), np.float32(4.97))
     s = y * y
     upper = y * (np.float32(135135) + s * (np.float32(17325) + s * (np.float32(378) + s)))

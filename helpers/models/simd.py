@@ -94,7 +94,7 @@ def store_row(typing_context, h, size, row, like, D, noise):
 
 
 def _over_columns(builder, D):
-    """Emit loops over the columns: 32 at a time, then 8, then 1; yields (first column, width) while the body is emitted."""
+    # Emit loops over the columns: 32 at a time, then 8, then 1; yields (first column, width) while the body is emitted
     start = D.type(0)
     for width in (32, 8, 1):
         stop = builder.sub(D, builder.srem(D, D.type(width)))
@@ -104,7 +104,7 @@ def _over_columns(builder, D):
 
 
 def _read(builder, base, j, width, stored):
-    """`width` columns from j on as float32: a list of (where in a local row, vector), two of half the width, or one of one column."""
+    # `width` columns from j on as float32: a list of (where in a local row, vector), two of half the width, or one of one column
     lanes = max(1, width // 2)
     vector, words = ir.VectorType(FLOAT, lanes), ir.VectorType(WORD, lanes)
     parts = [j, builder.add(j, j.type(lanes))][: width // lanes]
@@ -119,7 +119,7 @@ def _read(builder, base, j, width, stored):
 
 
 def _write(builder, values, base, j, width, stored, noise):
-    """Store what `_read` gave, changed; bfloat16 is rounded up with its remainder's probability: 16 random bits added, then cut."""
+    # Store what `_read` gave, changed; bfloat16 is rounded up with its remainder's probability: 16 random bits added, then cut
     if stored == types.float32:
         for part, value in values:
             _store(builder, value, base, part)
@@ -157,7 +157,7 @@ class _Sum:
 
 
 def _plus_product(builder, a, b, c):
-    """a + b * c, fused where the processor can."""
+    # a + b * c, fused where the processor can
     return builder.fadd(a, builder.fmul(b, c, FAST), FAST)
 
 

@@ -55,7 +55,7 @@ def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _normalise(rows, lengths, out, half, first, last):
-    """out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same."""
+    # out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same
     D, like, row = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32)
     for t in range(first, last):
         square = load_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)

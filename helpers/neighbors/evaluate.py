@@ -152,7 +152,7 @@ def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np
 
 @numba.njit(cache=True)
 def _are_neighbours(indptr, contexts, queries, papers):
-    """Whether papers[i, j] is among the contexts of queries[i], bool (n, m); contexts ascend within a row."""
+    # Whether papers[i, j] is among the contexts of queries[i], bool (n, m); contexts ascend within a row
     found = np.zeros(papers.shape, np.bool_)
     for i in range(len(queries)):
         row = contexts[indptr[queries[i]] : indptr[queries[i] + 1]]
@@ -164,7 +164,7 @@ def _are_neighbours(indptr, contexts, queries, papers):
 
 @numba.njit(cache=True)
 def _common_neighbours(indptr, contexts, queries, papers):
-    """How many contexts queries[i] and papers[i, j] share, int64 (n, m)."""
+    # How many contexts queries[i] and papers[i, j] share, int64 (n, m)
     counts = np.zeros(papers.shape, np.int64)
     seen_by = np.full(len(indptr) - 1, -1, np.int64)  # the last i whose query has this context
     for i in range(len(queries)):

@@ -169,7 +169,7 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _wait(self) -> None:
-        """Until the last checkpoint is on the disk, or it is told why it did not get there."""
+        # Until the last checkpoint is on the disk, or it is told why it did not get there
         try:
             if self._finished:
                 self._finished.result()
@@ -218,7 +218,7 @@ def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
 
 
 def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Path, to_train: bool) -> str | None:
-    """The sentence that tells what differs, None for this run's."""
+    # The sentence that tells what differs, None for this run's
     if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
         raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
     fixed = [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]
@@ -230,7 +230,7 @@ def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Pat
 
 
 def _copied(path: Path, folder: Path) -> Path:
-    """A checkpoint fetched from Drive: read there once, from its first byte to its last."""
+    # A checkpoint fetched from Drive: read there once, from its first byte to its last
     with new_folder(folder / path.name) as new:
         shutil.copytree(path, new, dirs_exist_ok=True)
         read_manifest(new, NOTEBOOK, verify=True)
@@ -257,7 +257,7 @@ def position(log: list[dict], blocks: int) -> tuple[int, int]:
 
 
 def _folders(folder: Path | None) -> list[Path]:
-    """The checkpoints in a folder, newest first; raises ArtefactError where it cannot be read."""
+    # The checkpoints in a folder, newest first; raises ArtefactError where it cannot be read
     try:
         found = folder.glob("[0-9]*") if folder and folder.is_dir() else []
         return sorted((path for path in found if path.is_dir()), reverse=True)

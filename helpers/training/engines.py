@@ -89,7 +89,7 @@ class KernelEngine(Engine):
         return rows.float()
 
     def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part."""
+        # (rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part
         if not self._held:
             return self._tables[1], self._sums[1], self.noise
         if (part := self.blocks.part(epoch, block)) != self._held.part:

@@ -103,7 +103,7 @@ def _row(*values) -> dict:
 
 
 def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) -> dict:
-    """Train one block and return its row of the log; `last` is the row before."""
+    # Train one block and return its row of the log; `last` is the row before
     rate, start = rate_of(config, last["pairs"], total), time.perf_counter()
     pairs = engine.train_block(epoch, block, rate, bar.update)
     seconds = max(time.perf_counter() - start, 1e-9)
@@ -113,7 +113,7 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
 
 
 def _advice(log: list[dict]) -> str:
-    """One sentence on the validation MRR over the epochs: whether fewer would have been better."""
+    # One sentence on the validation MRR over the epochs: whether fewer would have been better
     scores = {row["epoch"]: row["mrr"] for row in log if row["mrr"] != ""}
     if not scores:
         return "Nothing was held out: there is no validation MRR to judge the number of epochs by."
@@ -124,7 +124,7 @@ def _advice(log: list[dict]) -> str:
 
 
 def _check_learning(config: Config, log: list[dict]) -> None:
-    """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
+    # Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs
     losses, chance = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives)
     if not math.isfinite(losses[-1]):
         raise TrainingError(

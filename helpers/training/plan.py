@@ -80,7 +80,7 @@ def probe(config: Config, pairs: Pairs) -> Rates:
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
-    """Throw-away tables, as they are stored; their values do not matter."""
+    # Throw-away tables, as they are stored; their values do not matter
     return [np.full((N, D), rounded(np.array([0.01], np.float32), ROW_TYPES[config.row_type])[0]) for _ in range(2)]
 
 
