@@ -77,6 +77,7 @@ class Config:
     engine: str = "auto"  # kernel (numba, on CPU cores), torch, or auto: torch on a GPU, kernel elsewhere
     threads: int = 0  # of the kernel engine; 0 = one a core; 1 = the same bits every time
     tables_on_disk: bool | None = None  # keep targets in a file in `out/tables/`: for tables larger than the RAM; None: where they must be
+    contexts_on_disk: bool = False  # likewise, where a GPU holds their hottest rows; decided with tables_on_disk
     context_parts: int = 1  # contexts on the disk, too, and trained in so many parts, one in memory at a time
     checkpoint_minutes: float = 10.0  # between two checkpoints; what a session that dies may cost
     checkpoints_on_drive: int = 2  # kept there: two, or one where two do not fit

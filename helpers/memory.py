@@ -83,10 +83,10 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2, state_bytes: int = 4)
     return 2 * N * (value_bytes * D + state_bytes)
 
 
-def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
-    """How many rows of each table, its hottest, live in `gpu` bytes of device memory: {"target": n, "context": m}."""
-    spans = place(N, row_bytes, gpu, 0)
-    return {table: sum(last - first for of, where, first, last in spans if (of, where) == (f"{table}s", "GPU memory")) for table in TABLES}
+def rows_in(where: str, N: int, row_bytes: int, gpu: int, ram: int = 0) -> dict[str, int]:
+    """How many rows of each table `place` puts there: {"target": n, "context": m}."""
+    spans = place(N, row_bytes, gpu, ram)
+    return {table: sum(last - first for of, there, first, last in spans if (of, there) == (f"{table}s", where)) for table in TABLES}
 
 
 def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
@@ -148,9 +148,12 @@ class Training:
         start = self.D * (self.steps * self.P / rates.smoothed + N / rates.drawn) if rates else 0
         start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
         train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
+        contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")
+        if self.gpu and self.on_disk:
+            contexts = contexts._replace(what="context rows; beside the GPU's, as many of both as fit are in RAM", where="disk")
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
-            Item("context rows" if parts == 1 else f"context rows, one of {parts} parts", "RAM", N // parts, table // parts, phase="train"),
+            contexts,
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
@@ -159,7 +162,7 @@ class Training:
             Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
             Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
-        hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
+        hottest = [(table, rows) for table, rows in rows_in("GPU memory", N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]

@@ -78,6 +78,7 @@ def test_presets_and_changes():
         "gpu_memory",
         "threads",
         "tables_on_disk",
+        "contexts_on_disk",
         "checkpoint_minutes",
         "checkpoints_on_drive",
         "reach",

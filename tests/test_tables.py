@@ -8,11 +8,12 @@ import torch
 
 from helpers.config import CHOICES, Config
 from helpers.errors import ConfigError, TrainingError
-from helpers.memory import Training, checkpoint_bytes, hot_rows
+from helpers.memory import Training, checkpoint_bytes, rows_in
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
-from helpers.rows.bfloat16 import as_stored, round_stochastically
+from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
+from helpers.rows.files import empty_table
 from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work, measured, probe_rows
@@ -32,20 +33,22 @@ def small_chunks(monkeypatch):
 
 
 def engine_of(
-    optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, seed=1, graph_seed=0, ahead=False, **given
+    optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, files=None, kept=0, ahead=False, **given
 ) -> TorchEngine:
-    """An engine on a small random graph, whose batches are full of duplicates; `hot` rows of a table in device memory, about."""
-    indptr, contexts = random_pairs(np.random.default_rng(graph_seed), N, 200)
-    settings = {"dimensions": D, "negatives": K, "shared_negatives": S, "batch_pairs": B, "seed": seed, "block_pairs": 150}
+    """An engine on a small random graph, whose batches are full of duplicates; `hot` rows in device memory, `kept` of `files`' in RAM."""
+    indptr, contexts = random_pairs(np.random.default_rng(0), N, 200)
+    settings = {"dimensions": D, "negatives": K, "shared_negatives": S, "batch_pairs": B, "seed": 1, "block_pairs": 150}
     row_type = str(dtype).split(".")[-1]
     c = Config.of_preset("cs", dumps=["x"], out="none", optimizer=optimizer, device=device, row_type=row_type, **settings)
+    if files:
+        c = dataclasses.replace(c, out=str(files), tables_on_disk=True, contexts_on_disk=True)
     generator = torch.Generator().manual_seed(2)
-    tables = [torch.from_numpy(aligned_empty((N, D * dtype.itemsize), np.uint8)).view(dtype) for _ in range(2)]
+    tables = [as_tensor(empty_table(c, name, N)) for name in ("target", "context")]
     for table in tables:
         table.copy_(torch.randn(N, D, generator=generator) * 0.3)
     row = D * dtype.itemsize + sum(values[:1].nbytes for values in new_state(optimizer, 1, D).values())
     noise = alias_table(np.maximum(np.diff(indptr), 1), 0.75)
-    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, ahead=ahead, **given)
+    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, ram=kept * row, ahead=ahead, **given)
 
 
 def train(engine: TorchEngine, epochs: int = 2, rate: float = RATE) -> list[torch.Tensor]:
@@ -119,6 +122,17 @@ def test_where_rows_live_changes_nothing(optimizer, dtype, small_chunks):
         for ahead in (False, True):
             for ours, expected in zip(train(engine_of(optimizer, dtype, hot=hot, ahead=ahead)), judge, strict=True):
                 assert torch.equal(ours, expected), (hot, ahead)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize(("hot", "kept"), [(0, 0), (0, 30), (30, 0), (30, 20), (30, 90), (N, 20), (2 * N, 0)])
+def test_rows_of_files_train_as_in_memory(hot, kept, ahead, small_chunks, tmp_path):
+    """Spans in device memory, in RAM and in files: the same bits, and all of them in the files after a flush."""
+    judge, engine = engine_of("adam", torch.bfloat16), engine_of("adam", torch.bfloat16, hot=hot, kept=kept, ahead=ahead, files=tmp_path)
+    for ours, expected in zip(train(engine), train(judge), strict=True):
+        assert torch.equal(ours, expected)
+    for name, table in (("target", judge.target), ("context", judge.context)):
+        assert np.array_equal(np.load(tmp_path / "tables" / f"{name}.npy"), as_stored(table))
 
 
 class Naive(Table):
@@ -315,10 +329,11 @@ def test_the_engine_is_chosen_and_told():
 
 
 def test_hot_rows_are_contexts_first():
-    assert hot_rows(100, 10, 0) == {"target": 0, "context": 0}
-    assert hot_rows(100, 10, 999) == {"target": 0, "context": 99}
-    assert hot_rows(100, 10, 1500) == {"target": 50, "context": 100}
-    assert hot_rows(100, 10, 10**6) == {"target": 100, "context": 100}
+    assert rows_in("GPU memory", 100, 10, 0) == {"target": 0, "context": 0}
+    assert rows_in("GPU memory", 100, 10, 999) == {"target": 0, "context": 99}
+    assert rows_in("GPU memory", 100, 10, 1500, 200) == {"target": 50, "context": 100}
+    assert rows_in("RAM", 100, 10, 1500, 200) == {"target": 20, "context": 0}
+    assert rows_in("GPU memory", 100, 10, 10**6) == {"target": 100, "context": 100}
 
 
 def test_the_plan_tells_what_lives_on_the_gpu_and_what_the_optimizer_keeps():

@@ -1,13 +1,16 @@
 """Tables of rows in spans: the hottest rows in device memory, the others at home, in host memory or a file, visiting batch by batch."""
 
 import dataclasses
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 
+from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
-from helpers.rows.bfloat16 import round_stochastically
-from helpers.rows.transfer import PinnedRows, kernels_work
+from helpers.rows.bfloat16 import as_stored, round_stochastically
+from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 
 
 @dataclasses.dataclass
@@ -26,19 +29,37 @@ class Working:
 class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
-    rows: float32 or bfloat16 (N, D) on the CPU, memory-mapped (`mapped`) or not; state: by name, (N,) or (N, D); both are used in place,
-    and up to date after `flush`. ahead: while a batch is trained, a thread writes the rows of the batch before home and fetches the next
-    one's: the same bits as without (the overlap of two batches never goes home in between). Nothing checks ids: the engine has, once.
+    rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
+    `flush`. Where rows are a file's (`mapped`), the next `kept` are copied to host memory, and only the others read from it. ahead: while a
+    batch is trained, a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two
+    batches share never goes home in between). Nothing checks ids: the engine has, once.
     """
 
     def __init__(
-        self, rows, optimizer: str, state=None, device="cpu", hot: int = 0, ahead: bool = False, mapped: bool = False, direct=None
+        self,
+        rows,
+        optimizer: str,
+        state=None,
+        device="cpu",
+        hot: int = 0,
+        ahead=False,
+        mapped=False,
+        kept: int = 0,
+        direct: bool | None = None,
     ):
         self.device, self.optimizer, self.hot = torch.device(device), optimizer, hot
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
+        if mapped:
+            read_ahead(as_stored(rows), slice(0, hot + kept))
         self._hot = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
         cold = self.home.items() if hot < len(rows) else ()
-        self._cold = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in cold}
+        self._cold = {name: [(hot, 0, PinnedRows(part, device, direct))] for name, part in cold if not mapped or name != "rows"}
+        self._copies = [(name, slice(0, hot), part) for name, part in self._hot.items()]
+        if mapped and cold:
+            held = torch.from_numpy(aligned_empty((kept, rows[:1].nbytes), np.uint8)).view(rows.dtype).copy_(rows[hot : hot + kept])
+            self._copies.append(("rows", slice(hot, hot + kept), held))
+            of_file = hot + kept, 0, PinnedRows(rows, device, direct=False, mapped=True)
+            self._cold["rows"] = [(hot, hot, PinnedRows(held, device, direct)), of_file]
         self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
         self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
@@ -104,8 +125,8 @@ class Table:
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
         self._settle()
-        for name, part in self._hot.items():
-            self.home[name][: self.hot].copy_(part)
+        for name, where, part in self._copies:
+            self.home[name][where].copy_(part)
 
     def _settle(self) -> None:
         # what was trained last goes home, too
@@ -133,17 +154,28 @@ class Table:
         working.ready = self._queue.submit(beside)
 
     def _fetch(self, working: Working, new: torch.Tensor) -> None:
-        ids = working.ids[new]
-        for name, rows in self._cold.items():
+        for name in self._cold:
             part = working.parts[name]
-            if len(new) == len(part) - working.hot:
-                rows.gather(ids, part[working.hot :])
-            else:
-                part[new] = rows.gather(ids, torch.empty((len(new), *part.shape[1:]), dtype=part.dtype, device=self.device))
+            every = len(new) == len(part) - working.hot
+            out = part[working.hot :] if every else torch.empty((len(new), *part.shape[1:]), dtype=part.dtype, device=self.device)
+            for rows, ids, where in self._by_span(name, working.ids[new]):
+                rows.gather(ids, out[where])
+            if not every:
+                part[new] = out
 
     def _send_home(self, working: Working | None) -> None:
-        for name, rows in self._cold.items() if working else ():
-            rows.scatter(working.ids[working.going], working.parts[name][working.going])
+        for name in self._cold if working else ():
+            held = working.parts[name][working.going]
+            for rows, ids, where in self._by_span(name, working.ids[working.going]):
+                rows.scatter(ids, held[where])
+
+    def _by_span(self, name: str, ids: torch.Tensor) -> Iterator[tuple[PinnedRows, torch.Tensor, slice]]:
+        # (where rows live, which of them, which of `ids` they are), span by span; ids: ascending
+        spans = self._cold[name]
+        firsts = torch.tensor([first for first, _, _ in spans[1:]], device=self.device)
+        bounds = [0, *(torch.searchsorted(ids, firsts).tolist() if len(firsts) else ()), len(ids)]
+        for (_, begin, rows), first, last in zip(spans, bounds[:-1], bounds[1:], strict=True):
+            yield rows, ids[first:last] - begin, slice(first, last)
 
 
 def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor | None, learning_rate: float, seed: int) -> None:

@@ -55,7 +55,8 @@ def training_of(config: Config, pairs: Pairs) -> Training:
 
 def placed(config: Config, pairs: Pairs) -> Config:
     """The config with tables_on_disk decided by the RAM there is; raises ConfigError, with what would fit, where none is enough."""
-    return dataclasses.replace(config, tables_on_disk=training_of(config, pairs).placed(available_ram()).on_disk)
+    plan = training_of(config, pairs).placed(available_ram())
+    return dataclasses.replace(config, tables_on_disk=plan.on_disk, contexts_on_disk=bool(plan.on_disk and plan.gpu))
 
 
 def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
