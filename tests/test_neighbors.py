@@ -10,7 +10,7 @@ from helpers.errors import UserError
 from helpers.neighbors import evaluate as evaluation
 from helpers.neighbors import search
 from helpers.neighbors.evaluate import Questions, baselines, evaluate, readings, splits, summary, verdict
-from helpers.neighbors.search import find_papers, nearest, neighbour_table
+from helpers.neighbors.search import SIMILARITIES, Search, find_papers, link, nearest, top_k
 from tests.conftest import random_pairs
 
 
@@ -127,7 +127,7 @@ def test_nothing_held_out():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_nearest_equals_a_full_sort(dtype, monkeypatch):
-    monkeypatch.setattr(search, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(search, "CHUNK_VALUES", 64 * 8)
     generator = np.random.default_rng(0)
     vectors, allowed = generator.standard_normal((500, 8)).astype(dtype), generator.random(500) < 0.7
     queries = np.array([0, 63, 64, 499])
@@ -159,21 +159,131 @@ def test_find_papers(papers):
         find_papers(papers, "quantum")
 
 
-def test_neighbour_table_shows_titled_papers_only(papers):
-    vectors = np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16)
-    table = neighbour_table(papers, vectors, 0, k=3)
+def test_near_misses_of_a_title_and_the_number_of_hits(papers, capsys):
+    with pytest.raises(UserError, match=r"a title that contains it; near: 'Deep \(learning\)'; 'A deep sea'; 'Deep work'\."):
+        find_papers(papers, "deep learning for the sea")
+    assert find_papers(papers, "e", most=2).tolist() == [0, 1]
+    assert "4 titles contain 'e'; here are the 2 most cited." in capsys.readouterr().out
+
+
+VECTORS = np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16)
+
+
+def test_only_papers_with_a_title_are_answers(papers):
+    table = Search(papers, VECTORS, VECTORS).near(0, k=3)
     assert table["paper_id"].tolist() == ["W2", "W4", "W5"] and table["rank"].tolist() == [1, 2, 3]
     assert table["year"].tolist() == [None, 2001, 2002] and table["few citations"].tolist() == [False, True, True]
+    assert table["link"].tolist() == [f"https://openalex.org/{name}" for name in ("W2", "W4", "W5")] and (table["why"] == "").all()
 
 
 def test_more_neighbours_than_papers(papers):
     with pytest.raises(UserError, match="10 neighbours were asked for, but only 4 papers can be answers"):
         nearest(np.ones((5, 2), np.float16), np.array([0]), 10)
-    assert len(neighbour_table(papers, np.ones((5, 2), np.float16), 0)) == 3
+    assert len(Search(papers, np.ones((5, 2), np.float16), VECTORS).near(0)) == 3
+    with pytest.raises(
+        UserError, match="1 neighbours were asked for, but only 0 papers can be answers; ask for fewer or loosen the filters"
+    ):
+        Search(papers, VECTORS, VECTORS).near(0, years=(2010, None))
 
 
 def test_a_corpus_without_titles_shows_ids(papers):
     bare = papers.set_column(1, "title", pa.nulls(5, pa.string()))
     assert find_papers(bare, "").tolist() == [0, 1, 2, 3, 4]
-    table = neighbour_table(bare, np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16), 0, k=2)
+    table = Search(bare, VECTORS, VECTORS).near(0, k=2)
     assert table["paper_id"].tolist() == ["W3", "W2"] and table["title"].isna().all()
+
+
+@pytest.fixture
+def corpus() -> Search:
+    """300 papers with random vectors, citations, years, fields and venues."""
+    generator = np.random.default_rng(5)
+    N = 300
+    cited = [np.sort(generator.permutation(N)[: generator.integers(0, 12)]) for _ in range(N)]
+    indptr = np.concatenate([[0], np.cumsum(list(map(len, cited)))])
+    papers = pa.table({
+        "paper_id": [f"W{i}" for i in range(N)], "title": [f"paper {i}" for i in range(N)],
+        "year": pa.array([None if i % 10 == 9 else 1990 + i % 30 for i in range(N)], pa.int32()),
+        "degree": pa.array(np.arange(N)[::-1], pa.int32()), "venue": [("Nature Physics", "Cell", None)[i % 3] for i in range(N)],
+        "fields": [[["biology"], ["biology", "physics"], []][i % 3] for i in range(N)],
+    })  # fmt: skip
+    return Search(papers, *generator.standard_normal((2, N, 16)).astype(np.float32), (indptr, np.concatenate(cited).astype(np.int32)))
+
+
+def by_hand(search: Search, rows: list[int], name: str) -> np.ndarray:
+    """The scores of every paper by a similarity, from its definition."""
+    unit = lambda table: table / np.linalg.norm(table, axis=1, keepdims=True)  # noqa: E731
+    total = 0
+    for asked, answers in SIMILARITIES[name]:
+        query, table = unit(getattr(search, asked)[rows]).sum(axis=0), getattr(search, answers)
+        query = query / np.linalg.norm(query)
+        total = total + (unit(table) if "cosine" in name else table) @ query
+    total[rows] = -np.inf
+    return total
+
+
+@pytest.mark.parametrize("rows", [[7], [7, 40, 299]])
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_similarities_of_one_paper_and_of_several(corpus, name, rows):
+    table, scores = corpus.near(rows, 8, name), by_hand(corpus, rows, name)
+    assert table["paper_id"].tolist() == [f"W{i}" for i in np.argsort(-scores)[:8]]
+    assert np.allclose(table["score"], np.sort(scores)[::-1][:8], atol=1e-5)
+    lower = [(scores[np.isfinite(scores)] < score).mean() * 100 for score in table["score"]]
+    assert np.allclose(table["percentile"], lower, atol=2)  # here the strangers are all papers, the queries among them
+
+
+def test_merged_answers_keep_the_best_rank_of_each_paper(corpus):
+    table = corpus.near([7], 10, "merged")
+    alone = {name: corpus.near([7], 10, name)["paper_id"].tolist() for name in SIMILARITIES}
+    best = [min(found.index(paper) for found in alone.values() if paper in found) for paper in table["paper_id"]]
+    assert best == sorted(best) and table["paper_id"].is_unique and table["rank"].tolist() == list(range(1, 11))
+    assert all(paper in alone[name] for paper, name in zip(table["paper_id"], table["by"], strict=True))
+    assert {found[0] for found in alone.values()} <= set(table["paper_id"])
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"years": (2000, 2005)}, lambda i: i % 10 != 9 and 10 <= i % 30 <= 15),
+        ({"years": (None, 1995)}, lambda i: i % 10 != 9 and i % 30 <= 5),
+        ({"field": "physics"}, lambda i: i % 3 == 1),
+        ({"venue": "nature"}, lambda i: i % 3 == 0),
+        ({"min_degree": 250}, lambda i: i < 50),
+        ({"leave_out": [1, 2], "field": "biology"}, lambda i: i % 3 != 2 and i not in (1, 2)),
+    ],
+)
+def test_filters(corpus, filters, kept):
+    assert np.flatnonzero(corpus.allowed(**filters)).tolist() == [i for i in range(300) if kept(i)]
+    assert all(kept(int(paper[1:])) for paper in corpus.near([7], 20, **filters)["paper_id"])
+
+
+def test_filters_by_what_is_not_known_are_refused(papers):
+    with pytest.raises(UserError, match="These papers have no venue: filters by it need the run's own corpus"):
+        Search(papers, VECTORS, VECTORS).near(0, venue="Nature")
+
+
+def test_why_counts_what_ties_papers_together(corpus):
+    indptr, cited = corpus.citations
+    references = [set(cited[indptr[i] : indptr[i + 1]].tolist()) for i in range(300)]
+    citers = [{i for i in range(300) if paper in references[i]} for paper in range(300)]
+    query, told = [7, 40], []
+    table = corpus.near(query, 250)
+    for answer in (int(paper[1:]) for paper in table["paper_id"]):
+        shared = len(references[answer] & (references[7] | references[40])), len(citers[answer] & (citers[7] | citers[40]))
+        told.append(
+            ["cites it"] * bool(references[answer] & set(query)) + ["cited by it"] * (answer in references[7] | references[40])
+            + [f"{n} shared {what}{'s' * (n > 1)}" for n, what in zip(shared, ("reference", "citer"), strict=True) if n]
+        )  # fmt: skip
+    assert table["why"].tolist() == [", ".join(reasons) for reasons in told]
+    assert {"cites it", "cited by it", "1 shared reference", "2 shared citers"} <= {reason for reasons in told for reason in reasons}
+
+
+def test_vectors_that_are_no_numbers_are_told():
+    vectors = np.ones((5, 2), np.float32)
+    vectors[3, 1] = np.nan
+    with pytest.raises(UserError, match="not a number"):
+        top_k([(vectors[:1], vectors)], 2, False)
+
+
+def test_links():
+    assert link("W12") == "https://openalex.org/W12" and link("a" * 40) == f"https://www.semanticscholar.org/paper/{'a' * 40}"
+    assert link("12345") == "" and link(None) == ""

@@ -56,6 +56,7 @@ class Answer:
     context: np.ndarray
     facts: dict  # settings, code version: what the manifest says of where they come from
     pairs: Pairs | None  # None where they were opened finished
+    citations: tuple[np.ndarray, np.ndarray] | None = None  # (indptr, cited) by citing paper, likewise
 
     def metrics(self) -> dict:
         """The held-out scores: those that came with these very vectors, else measured now."""
@@ -98,7 +99,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
         folder = open_finished(place, Path(config.out) / "downloads")
         *opened, manifest = open_embeddings(folder)
         return Answer(str(folder), *opened, {name: value for name, value in manifest.items() if name != "files"}, None)
-    papers, _, _, report = open_corpus(config)
+    papers, *citations, report = open_corpus(config)
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
@@ -110,4 +111,4 @@ def open_answer(config: Config, place: str = "") -> Answer:
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):
             facts["metrics"] = measured["metrics"]
-    return Answer(str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs)
+    return Answer(str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs, tuple(citations))

@@ -1,4 +1,7 @@
-"""Find papers by id or title, and the nearest papers to them."""
+"""Find papers by id or title, and search among their vectors: what is near one paper or several, how near that is, and why."""
+
+import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +12,17 @@ import torch
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
 
-CHUNK_ROWS = 1 << 15  # rows compared at a time
+CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
+RANDOM_PAPERS = 1000  # that say how a score between strangers is
+COSINE = "target-target cosine"
+SIMILARITIES = {  # (the queries' table, the answers'), whose scores are summed
+    COSINE: (("target", "target"),),
+    "context-context cosine": (("context", "context"),),
+    "target.context": (("target", "context"),),
+    "context.target": (("context", "target"),),
+    "target.context + context.target": (("target", "context"), ("context", "target")),
+}
+LINKS = {r"W\d+": "https://openalex.org/", r"[0-9a-f]{40}": "https://www.semanticscholar.org/paper/"}
 
 
 def answerable(papers: pa.Table) -> np.ndarray:
@@ -21,15 +34,23 @@ def answerable(papers: pa.Table) -> np.ndarray:
 def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     """Rows of the papers whose id is `query` or whose title contains it (letter case ignored), most cited first, at most `most`.
 
-    papers: with paper_id and title, in descending degree. An empty query gives the most cited that can be shown. UserError for no match.
+    papers: with paper_id and title, in descending degree. An empty query gives the most cited that can be shown. UserError, with titles
+    that hold most of its words, for no match.
     """
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
     rows = pc.indices_nonzero(pc.equal(papers["paper_id"], query)).to_numpy()
     if not len(rows):
         rows = pc.indices_nonzero(pc.match_substring(papers["title"], query, ignore_case=True)).to_numpy()
+    if len(rows) > most:
+        print(f"{len(rows):,} titles contain {query!r}; here are the {most} most cited.")
     if not len(rows):
-        raise UserError(f"No paper has the id {query!r} or a title that contains it; try fewer or other words.")
+        words = sorted(set(re.findall(r"\w{3,}", query)), key=len)[-8:]
+        found = [pc.fill_null(pc.match_substring(papers["title"], word, ignore_case=True), False).to_numpy() for word in words]
+        holds = sum(found, np.zeros(len(papers), np.int8))
+        near = np.argsort(-holds, kind="stable")[:3][: int((holds > 0).sum())]
+        misses = "; ".join(f"{title[:80]!r}" for title in papers["title"].take(near).to_pylist())
+        raise UserError(f"No paper has the id {query!r} or a title that contains it; {f'near: {misses}' if misses else 'try other words'}.")
     return rows[:most].astype(np.int64)
 
 
@@ -39,40 +60,134 @@ def normalised(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows with the highest cosine to each query row, best first: (rows int64 (n, k), cosines float32 (n, k)).
+def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows with the highest scores for each query, best first, exactly: (rows int64 (Q, k), scores float32 (Q, k)).
 
-    vectors: float (N, D), possibly memory-mapped; queries: rows int (n,); allowed: bool (N,), which rows may be answers (a query's own
-    row never is). Raises UserError where fewer than k rows could be answers.
+    parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
+    which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
+    few rows may be answers, or one holds NaN.
     """
-    N = len(vectors)
-    most = max(0, N - 1 if allowed is None else int(allowed.sum() - allowed[queries].max(initial=False)))
-    if k > most:
-        raise UserError(f"{k} neighbours were asked for, but only {most:,} papers can be answers; ask for fewer or loosen the filters.")
-    queries = np.asarray(queries)
-    query_rows = torch.from_numpy(normalised(vectors[queries]))
-    best, cosines = torch.empty(len(queries), 0, dtype=torch.int64), torch.empty(len(queries), 0)
-    for first in range(0, N, CHUNK_ROWS):
-        last = min(first + CHUNK_ROWS, N)
-        scores = query_rows @ torch.from_numpy(normalised(vectors[first:last])).T
+    N, D = parts[0][1].shape
+    most = N if allowed is None else int(allowed.sum())
+    most -= int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any()))
+    if k > max(most, 0):
+        possible = f"only {max(most, 0):,} papers can be answers"
+        raise UserError(f"{k} neighbours were asked for, but {possible}; ask for fewer or loosen the filters.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    queries = [torch.from_numpy(normalised(of_part) if cosine else np.asarray(of_part, np.float32)).to(device) for of_part, _ in parts]
+    best, scores_of_best = (torch.empty(len(queries[0]), 0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
+    step = max(1, CHUNK_VALUES // D)
+    for first in range(0, N, step):
+        last, scores = min(first + step, N), 0
+        for of_part, (_, vectors) in zip(queries, parts, strict=True):
+            rows = torch.from_numpy(np.array(vectors[first:last])).to(device).float()
+            part = of_part @ rows.T
+            scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
+        if torch.isnan(scores).any():
+            raise UserError("A vector is not a number (NaN): these vectors are damaged, or their training was; export or train them again.")
         if allowed is not None:
-            scores[:, torch.from_numpy(~allowed[first:last])] = -torch.inf
-        own = np.flatnonzero((first <= queries) & (queries < last))
-        scores[own, queries[own] - first] = -torch.inf
+            scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
+        if own is not None:
+            mine = np.flatnonzero((first <= own) & (own < last))
+            scores[mine, own[mine] - first] = -torch.inf
         top, places = scores.topk(min(k, last - first))
-        cosines, best = torch.cat([cosines, top], dim=1), torch.cat([best, places + first], dim=1)
-        cosines, places = cosines.topk(min(k, cosines.shape[1]))
+        scores_of_best, best = torch.cat([scores_of_best, top], dim=1), torch.cat([best, places + first], dim=1)
+        scores_of_best, places = scores_of_best.topk(min(k, scores_of_best.shape[1]))
         best = best.gather(1, places)
-    return best.numpy(), cosines.numpy()
+    return best.cpu().numpy(), scores_of_best.cpu().numpy()
 
 
-def neighbour_table(papers: pa.Table, vectors: np.ndarray, query: int, k: int = 10) -> pd.DataFrame:
-    """The k nearest answerable papers of one paper (fewer in a tiny corpus) as a table to read: rank, cosine, title, year, citations."""
-    allowed = answerable(papers)
-    k = min(k, int(allowed.sum()) - int(allowed[query]))
-    rows, cosines = nearest(vectors, np.array([query]), k, allowed)
-    found = papers.select(["title", "year", "degree", "paper_id"]).take(rows[0]).to_pandas(integer_object_nulls=True)
-    found.insert(0, "rank", np.arange(1, k + 1))
-    found.insert(1, "cosine", cosines[0].astype(float).round(3))
-    found.insert(5, "few citations", found["degree"] < FEW_CITATIONS)
-    return found.rename(columns={"degree": "citations"})
+def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows with the highest cosine to each query row int (n,) but itself: (rows int64 (n, k), cosines float32 (n, k)); UserError."""
+    queries = np.asarray(queries, np.int64)
+    return top_k([(vectors[queries], vectors)], k, True, allowed, queries)
+
+
+def fold_in(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What several papers have in common, float32 (1, D): the sum of their rows, int (n,), normalised.
+
+    Of the references of a paper that is not in the corpus, this is its own row, without training: it finds the rest of its references as
+    well as a trained one (tests/benchmarks/RESULTS.md).
+    """
+    return normalised(normalised(vectors[rows]).sum(axis=0, keepdims=True))
+
+
+@dataclasses.dataclass
+class Search:
+    """Papers with their two tables of vectors, to be searched; citations: (indptr, cited) by citing paper, where they are at hand."""
+
+    papers: pa.Table
+    target: np.ndarray  # float (N, D), perhaps memory-mapped
+    context: np.ndarray
+    citations: tuple[np.ndarray, np.ndarray] | None = None
+
+    def allowed(self, years=(None, None), field: str = "", venue: str = "", min_degree: int = 0, leave_out=()) -> np.ndarray:
+        """Which papers may be answers, bool (N,): with a title, of these years, field, (part of a) venue, not in leave_out (rows)."""
+        allowed = answerable(self.papers)
+        for name in ("fields",) * bool(field) + ("venue",) * bool(venue):
+            if name not in self.papers.column_names:
+                raise UserError(f"These papers have no {name}: filters by it need the run's own corpus.")
+        if years != (None, None):
+            year = self.papers["year"].to_numpy(zero_copy_only=False).astype(float)
+            allowed = allowed & (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
+        if field:
+            lists = self.papers["fields"].combine_chunks()
+            holders = pc.list_parent_indices(lists).filter(pc.equal(pc.list_flatten(lists), field)).to_numpy()
+            allowed = allowed & np.isin(np.arange(len(allowed)), holders)
+        if venue:
+            matches = pc.match_substring(self.papers["venue"], venue, ignore_case=True)
+            allowed = allowed & pc.fill_null(matches, False).to_numpy(zero_copy_only=False)
+        allowed = allowed & (self.papers["degree"].to_numpy() >= min_degree)
+        allowed[np.asarray(leave_out, np.int64)] = False
+        return allowed
+
+    def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, **filters) -> pd.DataFrame:
+        """The k papers nearest to one paper, or to several together (`fold_in`), as a table to read.
+
+        similarity: a name in SIMILARITIES, or "merged": all of them, each paper by its best rank; filters: of `allowed`. `percentile`: how
+        many of RANDOM_PAPERS the answer is nearer than, in percent. Fewer than k where fewer may be answers, UserError where none may.
+        """
+        rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
+        allowed[rows] = False
+        k = max(1, min(k, int(allowed.sum())))
+        found = [self._one(rows, k, name, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
+        table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row").head(k)
+        table = table.reset_index(drop=True).assign(rank=np.arange(1, len(table) + 1))
+        of_found = self.papers.select(["title", "year", "degree", "paper_id"]).take(table["row"].to_numpy())
+        table = pd.concat([table, of_found.to_pandas(integer_object_nulls=True)], axis=1).rename(columns={"degree": "citations"})
+        table["few citations"] = table["citations"] < FEW_CITATIONS
+        table["link"] = [link(paper_id) for paper_id in table["paper_id"]]
+        table["why"] = self.why(rows, table["row"].to_numpy()) if self.citations else ""
+        return table.drop(columns="row")
+
+    def _one(self, rows: np.ndarray, k: int, name: str, allowed: np.ndarray) -> pd.DataFrame:
+        cosine, tables = name.endswith("cosine"), [[getattr(self, table) for table in pair] for pair in SIMILARITIES[name]]
+        parts = [(fold_in(asked, rows), answers) for asked, answers in tables]
+        found, scores = top_k(parts, k, cosine, allowed)
+        strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(RANDOM_PAPERS, len(allowed)), replace=False))
+        _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine)
+        percentile = 100 * (of_strangers[0] < scores[0][:, None]).mean(axis=1)
+        return pd.DataFrame({"rank": np.arange(1, k + 1), "score": scores[0], "percentile": percentile, "by": name, "row": found[0]})
+
+    def why(self, queries: np.ndarray, answers: np.ndarray) -> list[str]:
+        """What ties each answer to the queries in the citations: cites or is cited by one, shared references, shared citers."""
+        indptr, cited = self.citations
+        references = lambda paper: set(cited[indptr[paper] : indptr[paper + 1]].tolist())  # noqa: E731
+        citers = {paper: set() for paper in (*queries.tolist(), *answers.tolist())}
+        for place in np.flatnonzero(np.isin(cited, np.fromiter(citers, np.int32))).tolist():
+            citers[int(cited[place])].add(int(np.searchsorted(indptr, place, side="right")) - 1)
+        asked, of_asked = set(queries.tolist()), set().union(*map(references, queries.tolist()))
+        citing = set().union(*(citers[paper] for paper in queries.tolist()))
+
+        def reasons(answer: int) -> str:
+            counts = len(references(answer) & of_asked), len(citers[answer] & citing)
+            told = ["cites it"] * bool(references(answer) & asked) + ["cited by it"] * (answer in of_asked)
+            told += [f"{n:,} shared {what}{'s' * (n > 1)}" for n, what in zip(counts, ("reference", "citer"), strict=True) if n]
+            return ", ".join(told)
+
+        return [reasons(answer) for answer in answers.tolist()]
+
+
+def link(paper_id: str | None) -> str:
+    """Where a paper can be read about, by the form of its id; "" where that does not tell."""
+    return next((address + paper_id for form, address in LINKS.items() if re.fullmatch(form, paper_id or "")), "")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from helpers.config import ROOT
+from helpers.neighbors.search import fold_in
 from tests import protocols, real_data
 
 QUICK_READING = "target.context + context.target"
@@ -27,7 +28,7 @@ def run(quick: bool = False) -> dict[str, float] | None:
         return None
     if quick:
         return hidden_citations(("hepth",), QUICK_READING)
-    return hidden_citations(protocols.SETS, validated_reading(protocols.SETS)) | far_vectors(protocols.PLANETOID)
+    return hidden_citations(protocols.SETS, validated_reading(protocols.SETS)) | far_vectors(protocols.PLANETOID) | folded_in()
 
 
 def trained(citations: np.ndarray, ids: list[str] | None, *arguments: str) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -88,6 +89,37 @@ def far_vectors(names: tuple[str, ...]) -> dict[str, float]:
             print(f"{name}, split {seed}: " + ", ".join(f"{figure} {value:.2f}" for figure, value in found[-1].items()), flush=True)
         figures |= {f"{name}_{figure}": float(np.mean([of_split[figure] for of_split in found])) for figure in found[0]}
     return figures
+
+
+def folded_in(papers: int = 1000, references: int = 8) -> dict[str, float]:
+    """Papers of cit-HepTh that are folded in, against the same papers trained: hits@10 on a fifth of their references, by target.context.
+
+    Trained: on all citations but those asked for. Folded in: on all citations but these papers', their rows made of the other four fifths
+    of their references. Only papers with so many references; candidates are all other papers, the known references left out.
+    """
+    ids, _, _, citations = protocols.graph("hepth")
+    generator = np.random.default_rng(0)
+    new = np.zeros(len(ids), bool)
+    new[generator.permutation(np.flatnonzero(np.bincount(citations[:, 0], minlength=len(ids)) >= references))[:papers]] = True
+    own = generator.permutation(citations[new[citations[:, 0]] & ~new[citations[:, 1]]])
+    own = own[np.argsort(own[:, 0], kind="stable")]
+    _, firsts, counts = np.unique(own[:, 0], return_index=True, return_counts=True)
+    asked = np.arange(len(own)) - np.repeat(firsts, counts) < np.repeat(np.maximum(counts // 5, 1), counts)
+    others = citations[~new[citations[:, 0]]]
+    hits = {}
+    for way, train in (("trained", np.concatenate([others, own[~asked]])), ("folded in", others[~new[others[:, 1]]])):
+        tables = trained(train, ids)
+        target, context = (protocols.rows_of(table, tables[2], ids) for table in tables[:2])
+        found = []
+        for paper in np.flatnonzero(new).tolist():
+            known = own[~asked & (own[:, 0] == paper), 1]
+            row = fold_in(target, known)[0] if way == "folded in" else target[paper]
+            scores = context @ row
+            scores[known], scores[new] = -np.inf, -np.inf
+            found += [(scores > scores[reference]).sum() < 10 for reference in own[asked & (own[:, 0] == paper), 1]]
+        hits[way] = float(np.mean(found))
+        print(f"hepth, {new.sum():,} new papers, {len(found):,} references asked for, {way}: hits@10 {hits[way]:.4f}", flush=True)
+    return {"foldin_fraction": hits["folded in"] / hits["trained"], "foldin_hits_at_10": hits["folded in"]}
 
 
 def _plain(score: str) -> str:

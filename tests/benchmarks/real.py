@@ -12,7 +12,7 @@ import pandas as pd
 from helpers.config import ROOT
 from helpers.corpus.build import open_corpus
 from helpers.export.embeddings import open_embeddings
-from helpers.neighbors.search import find_papers, nearest, neighbour_table
+from helpers.neighbors.search import Search, find_papers, nearest
 from tests import real_data
 from tests.csr import csr
 
@@ -51,12 +51,8 @@ def show(papers, vectors, paper: int) -> None:
     """Print a paper and its ten neighbours."""
     row = papers.slice(paper, 1).to_pylist()[0]
     print(f"\n{row['title']} ({row['year']}, {row['degree']} citations, {row['paper_id']})")
-    print(
-        neighbour_table(papers, vectors, paper)[["cosine", "title", "year", "citations"]].to_string(
-            index=False, justify="left", max_colwidth=95
-        ),
-        flush=True,
-    )
+    found = Search(papers, vectors, vectors).near(paper)[["score", "title", "year", "citations"]]
+    print(found.to_string(index=False, justify="left", max_colwidth=95), flush=True)
 
 
 def link_figures(name: str, out: Path) -> dict[str, float]:
