@@ -1,7 +1,6 @@
 """Rows on disk: a table in shards of at most SHARD_BYTES, written and read without a second copy of it in memory."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ SHARD_BYTES = 1 << 28
 PIECE = 1 << 16  # rows
 
 
-def pieces(N: int) -> Iterator[slice]:
-    """N rows, cut into slices of at most PIECE: what is done to a whole table is done to these, without a second copy of it."""
-    return (slice(first, min(first + PIECE, N)) for first in range(0, N, PIECE))
+def pieces(N: int, most: int = PIECE) -> list[slice]:
+    """N rows (or columns), cut into slices of at most so many: what is done to a table is done to these, without a second copy of it."""
+    return [slice(first, min(first + most, N)) for first in range(0, N, most)]
 
 
 def empty_table(config: Config, name: str, N: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sha256, write_manifest
+from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
@@ -244,11 +244,6 @@ def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tens
     stored = empty_table(config, name, len(files)) if name in TABLES else aligned_empty(files.shape, files.dtype)
     files.read_into(stored, {file: facts["sha256"] for file, facts in manifest["files"].items()})
     return as_tensor(stored)
-
-
-def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """What tells a checkpoint from every other: the hash of its manifest, which holds those of its files."""
-    return sha256(checkpoint.path / MANIFEST)
 
 
 def position(log: list[dict], blocks: int) -> tuple[int, int]:
