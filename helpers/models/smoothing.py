@@ -100,9 +100,7 @@ def choose_warm_start(N: int) -> tuple[float, ...]:
     return WARM_STARTS[min(5, max(3, len(str(N)) - 2))]
 
 
-def fill_start(
-    indptr, contexts, target, context, warm_start, scale: float, generator: np.random.Generator, folder: Path | None = None
-) -> None:
+def fill_start(indptr, contexts, target, context, warm_start, scale, generator: np.random.Generator, folder: Path | None = None) -> None:
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...

@@ -74,10 +74,8 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
 
 def probe(config: Config, pairs: Pairs) -> Rates:
     """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
-    graph = thinned(pairs, config.dimensions)
-    return Rates(
-        trained_a_second(config, *graph), _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out))
-    )
+    trained = trained_a_second(config, *thinned(pairs, config.dimensions))
+    return Rates(trained, _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out)))
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:

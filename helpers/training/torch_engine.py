@@ -54,11 +54,6 @@ class TorchEngine(Engine):
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
         self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
 
-    def flush(self) -> None:
-        """Bring target, context and their state up to date."""
-        for table in self.tables:
-            table.flush()
-
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
         return self.tables[TABLES.index(table)].read(ids)
