@@ -52,13 +52,11 @@ class RowFiles:
         self.paths = sorted(folder.glob(f"{name}-[0-9]*.npy"))
         try:
             self.parts = [only_what_is_asked(np.load(path, mmap_mode="r")) for path in self.paths]
-            self.dtype, self.shape = self.parts[0].dtype, (sum(map(len, self.parts)), *self.parts[0].shape[1:])
-            same = {(part.dtype, part.shape[1:]) for part in self.parts}
-        except (ValueError, IndexError, OSError, EOFError) as error:
+            ((self.dtype, row),) = {(part.dtype, part.shape[1:]) for part in self.parts}  # the same in each, and there is one
+        except (ValueError, OSError, EOFError) as error:
             raise ArtefactError(f"{folder} holds no whole table {name}.") from error
-        if len(same) > 1:
-            raise ArtefactError(f"{folder}: the shards of table {name} do not fit together.")
-        self.ndim, self.starts = len(self.shape), np.cumsum([0, *map(len, self.parts)])
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+        self.shape, self.ndim = (int(self.starts[-1]), *row), 1 + len(row)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -7,9 +7,7 @@ from helpers.rows.transfer import aligned_empty
 
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
 # Every one of torch.optim that looks at each value by itself, by the name of a setting.
-STOCK = {name.lower(): getattr(torch.optim, name) for name in (
-    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
-)}  # fmt: skip
+STOCK = {name.lower(): getattr(torch.optim, name) for name in "Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop".split()}
 
 
 def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:

@@ -41,7 +41,7 @@ class PinnedRows:
         self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
         if self.direct and self.device.type == "cuda":
             try:
-                self.release = weakref.finalize(self, unlock, lock(rows))
+                self.release = weakref.finalize(self, _unlock, _lock(rows))
             except TrainingError as error:
                 print(error, "Rows travel by torch's copies instead, slower.")
                 self.direct = False
@@ -91,22 +91,22 @@ def move_rows(rows: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, back: b
         gpu_kernels.move[grid](as_words(rows), ids, as_words(held), len(ids), words, back, count, columns)
 
 
-def lock(rows: torch.Tensor) -> list[int]:
-    """Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused."""
+def _lock(rows: torch.Tensor) -> list[int]:
+    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused
     cudart, base, size, locked = torch.cuda.cudart(), rows.data_ptr(), rows.nbytes, []
     slices = range(0, size, SLICE)
     for first in progress(slices, title="Page-locking", unit=" GB") if len(slices) > 1 else slices:
         code = int(cudart.cudaHostRegister(base + first, min(SLICE, size - first), PORTABLE | MAPPED))
         if code:
-            unlock(locked)
+            _unlock(locked)
             forget_error()
             raise TrainingError(f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code}).")
         locked.append(base + first)
     return locked
 
 
-def unlock(locked: list[int]) -> None:
-    """Release slices that `lock` locked, once nothing reads them any more."""
+def _unlock(locked: list[int]) -> None:
+    # Release slices that `_lock` locked, once nothing reads them any more
     torch.cuda.synchronize()
     for address in locked:
         torch.cuda.cudart().cudaHostUnregister(address)

@@ -77,8 +77,8 @@ def train(
                     events.add(log[-1])
                     if checkpoints.save_if_due(engine, log) or last:
                         with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                            write_log(config, log)
-        write_log(config, log)
+                            _write_log(config, log)
+        _write_log(config, log)
         path = checkpoints.save_last(engine, log)
     print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
@@ -138,8 +138,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         )
 
 
-def write_log(config: Config, log: list[dict]) -> None:
-    """Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair."""
+def _write_log(config: Config, log: list[dict]) -> None:
+    # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
     with new_file(config.folder("log.csv")) as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LOG_COLUMNS)
         writer.writeheader()
