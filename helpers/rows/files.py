@@ -56,7 +56,7 @@ class RowFiles:
         except (ValueError, OSError, EOFError) as error:
             raise ArtefactError(f"{folder} holds no whole table {name}.") from error
         self.starts = np.cumsum([0, *map(len, self.parts)])
-        self.shape, self.ndim = (int(self.starts[-1]), *row), 1 + len(row)
+        self.shape = int(self.starts[-1]), *row
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import mmap
-import time
+import timeit
 import weakref
 
 import numpy as np
@@ -141,19 +141,15 @@ def measured(ways: dict[str, PinnedRows]) -> dict[str, tuple[float, float]]:
     for name, way in ways.items():
         ids = torch.randperm(len(way.rows), generator=torch.Generator().manual_seed(0))[: PROBE[0]].to(way.device)
         held = torch.empty((len(ids), *way.rows.shape[1:]), dtype=way.rows.dtype, device=way.device)
-        seconds = [(_seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)) for _ in range(4)][1:]
+        seconds = _seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)
         if torch.equal(held.cpu(), way.rows[ids.cpu()]) and (way.direct or name == "copies"):
-            rates[name] = tuple(held.nbytes / 1e9 / min(times) for times in zip(*seconds, strict=True))
+            rates[name] = tuple(held.nbytes / 1e9 / best for best in seconds)
     return rates
 
 
 def _seconds(way: PinnedRows, move, ids, held) -> float:
     wait = torch.cuda.synchronize if way.device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    move(ids, held)
-    wait()
-    return time.perf_counter() - start
+    return min(timeit.repeat(lambda: (move(ids, held), wait()), wait, repeat=4, number=1)[1:])  # the first warms up
 
 
 def probe_rows(N: int = PROBE[0], D: int = PROBE[1], dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, write_manifest
+from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
@@ -248,8 +248,6 @@ def position(log: list[dict], blocks: int) -> tuple[int, int]:
 
 def _folders(folder: Path | None) -> list[Path]:
     # The checkpoints in a folder, newest first; raises ArtefactError where it cannot be read
-    try:
+    with sentences_for_disk_errors(folder, "read", {}, "mount Drive again, then run this again"):  # a Drive that dropped
         found = folder.glob("[0-9]*") if folder and folder.is_dir() else []
         return sorted((path for path in found if path.is_dir()), reverse=True)
-    except OSError as error:  # a Drive that dropped
-        raise ArtefactError(f"{folder} cannot be read ({error.strerror}); mount Drive again, then run this again.") from error
