@@ -35,15 +35,12 @@ def installed(name: str) -> str | None:
 
 def install_missing(path: Path = ROOT / "requirements.txt") -> list[str]:
     """Install the packages of `path` that are missing, never replacing one; returns their requirements. ConfigError where that fails."""
-    wanted = []
-    for name, bound, why in requirements(path):
-        if installed(name) or name in NOT_FOR_NOTEBOOKS:
-            continue
+    missing = [line for line in requirements(path) if line[0] not in NOT_FOR_NOTEBOOKS and not installed(line[0])]
+    for name, _, why in missing:
         if name in NEVER_TOUCHED:
             raise ConfigError(f"{name} is missing ({why}): choose a Colab runtime, or `pip install -r requirements.txt` and start again.")
         print(f"Installing {name}: {why}")
-        wanted.append(f"{name}>={bound}")
-    if wanted:
+    if wanted := [f"{name}>={bound}" for name, bound, _ in missing]:
         done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

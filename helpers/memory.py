@@ -25,7 +25,7 @@ def available_ram() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     meminfo = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     free = [meminfo["MemAvailable"]] if meminfo else []
-    for folder in control_groups():
+    for folder in _control_groups():
         for limit, usage in GROUP_FILES:
             if (folder / limit).exists() and (text := (folder / limit).read_text().strip()).isdecimal():
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -47,8 +47,8 @@ def batch_bytes(B: int, N: int, D: int, S: int) -> int:
     return B * (60 * D + 16 * S) + 8 * N + (1 << 28)
 
 
-def control_groups() -> set[Path]:
-    """The folders of the control groups that this process is in, from its own to the root: version 2's, and version 1's of memory."""
+def _control_groups() -> set[Path]:
+    # The folders of the control groups that this process is in, from its own to the root: version 2's, and version 1's of memory
     found = set()
     for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
         _, kinds, path = line.split(":", 2)
@@ -204,15 +204,15 @@ def training_needs(plan: Training, rates: Rates | None = None, there: int = 0) -
     return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
 
 
-def in_minutes(seconds: float) -> str:
-    """A time in words: seconds, about 30 seconds, about 4 minutes."""
+def _in_minutes(seconds: float) -> str:
+    # A time in words: seconds, about 30 seconds, about 4 minutes
     return f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
 
 
 def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, str]]:
     """(what, where, rows, bytes, time) of a training, in words."""
     return [
-        (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", in_minutes(seconds) if seconds else "")
+        (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", _in_minutes(seconds) if seconds else "")
         for what, where, rows, size, seconds, _ in plan.items(rates)
     ]
 
@@ -256,5 +256,5 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
         ("GPU", "not needed", gpu),
         ("disk", in_words(disk), f"{in_words(free_disk)} free"),
         ("Drive", in_words(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
-        ("time", in_minutes(seconds), "on 2 idle cores"),
+        ("time", _in_minutes(seconds), "on 2 idle cores"),
     ]

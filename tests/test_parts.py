@@ -115,10 +115,10 @@ def test_a_held_part_goes_back_to_the_table(state):
     stored = np.arange(2000, dtype=np.float32).reshape(1000, 2)
     held, expected = HeldPart(stored, state, 2), stored.copy()
     for part in (0, 1, 0):
-        table, sums = held.hold(part)
-        assert np.array_equal(table, expected[part_rows(1000, 2, part)])
-        table += 1
-        sums += 1
+        held.hold(part)
+        assert np.array_equal(held.rows, expected[part_rows(1000, 2, part)])
+        held.rows += 1
+        held.sums += 1
         expected[part_rows(1000, 2, part)] += 1
         assert np.array_equal(held[np.arange(1000).reshape(10, 100)].reshape(1000, 2), expected)
     held.flush()

@@ -13,7 +13,7 @@ from helpers.artefacts import sha256
 from helpers.errors import ArtefactError
 from helpers.models import smoothing
 from helpers.models.sgns import sgns_loss
-from helpers.models.smoothing import WARM_STARTS, choose_warm_start, column_blocks, fill_start, smooth, smooth_trained, weigh
+from helpers.models.smoothing import WARM_STARTS, choose_warm_start, fill_start, smooth, smooth_trained, weigh
 from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows import files
 from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
@@ -91,8 +91,8 @@ def test_the_number_of_smoothing_steps_follows_the_number_of_papers(N, steps):
 
 def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
     """Each block as a table of its own, its rows as long as its share of the columns."""
-    assert column_blocks(128, 32) == [slice(first, first + 32) for first in range(0, 128, 32)]
-    assert column_blocks(188, 16)[-1] == slice(176, 188) and column_blocks(188, 64)[-1] == slice(128, 188)
+    assert files.pieces(128, 32) == [slice(first, first + 32) for first in range(0, 128, 32)]
+    assert files.pieces(188, 16)[-1] == slice(176, 188) and files.pieces(188, 64)[-1] == slice(128, 188)
     monkeypatch.setattr(smoothing, "START_COLUMNS", 16)
     indptr, target, _ = filled((1.0, 2.0))
     for columns, width in ((slice(0, 16), 16), (slice(16, 32), 16), (slice(32, 40), 8)):

@@ -9,19 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import finished, map_array, new_array, read_manifest, sentences_for_disk_errors
+from helpers.artefacts import MANIFEST, finished, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
 from helpers.errors import ArtefactError
 from helpers.export.drive import open_finished
 from helpers.export.formats import dequantised, write_form
-from helpers.models.smoothing import column_blocks, smooth_trained
+from helpers.models.smoothing import smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.pairs.build import Pairs
-from helpers.progress import progress
 from helpers.rows.bfloat16 import Float32Rows, ReadThrough
-from helpers.training.checkpoint import checkpoint_hash, trained_checkpoint
+from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
 
@@ -73,8 +72,7 @@ class Answer:
         path = folder / f"target_reach_{reach}.npy"
         with sentences_for_disk_errors(path):
             smoothed = new_array(path, np.float16, self.target.shape)
-        blocks, total = smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach), len(column_blocks(*self.target.shape))
-        for columns, values in progress(blocks, title=f"Reach {reach}", unit=" blocks", total=total):
+        for columns, values in smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach):
             smoothed[:, columns] = values
         path.unlink()  # the mapping keeps its pages until it is let go
         return dataclasses.replace(self, target=smoothed, facts={**self.facts, "reach": reach})
@@ -105,7 +103,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
     settings["extends"] = Path(settings.get("extends", "")).name
-    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": checkpoint_hash(trained)}
+    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": sha256(trained.path / MANIFEST)}
     facts |= {"reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)

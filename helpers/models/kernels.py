@@ -1,15 +1,14 @@
-"""SGNS on CPU cores: numba kernels that equal the plain model step by step, and touch memory as little as they can.
+"""SGNS on CPU cores: numba kernels that equal the plain model step by step, and touch memory as little as they can."""
 
-A *step* is one target with some of its contexts and K negatives for each, MOST_TERMS rows at most. All gradients of a step are taken
-before any row changes and are summed by row, so a step is a batch of the plain model, duplicates included. What makes it fast: the
-target's row is held locally; the ids of coming terms lie in one sequence, so their rows are prefetched AHEAD of use; rows of bfloat16
-move half the bytes; threads share the tables without locks (Hogwild, Niu et al. 2011).
-"""
+# A *step* is one target with some of its contexts and K negatives for each, MOST_TERMS rows at most. All gradients of a step are taken
+# before any row changes and are summed by row, so a step is a batch of the plain model, duplicates included. What makes it fast: the
+# target's row is held locally; the ids of coming terms lie in one sequence, so their rows are prefetched AHEAD of use; rows of bfloat16
+# move half the bytes; threads share the tables without locks (Hogwild, Niu et al. 2011).
 
 import numba
 import numpy as np
 
-from helpers.models.simd import dot_row, load_row, train_row
+from helpers.models.simd import add_row, dot_row, train_row
 from helpers.prefetch import prefetch, prefetch_row
 
 MOST_TERMS = 96  # 16 contexts at K = 5: their rows stay in the nearest caches while gradients are taken and applied
@@ -89,8 +88,9 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
         count = positives * (1 + K)
         if step + 2 < steps:
             prefetch_row(target_base, step_targets[step + 2], row_bytes)
-        h_square = load_row(target_base + t * row_bytes, like, D, h.ctypes.data) / np.float32(D)
-        gradient[:] = 0
+        h[:], gradient[:] = 0, 0
+        add_row(target_base + t * row_bytes, like, D, h.ctypes.data)
+        h_square = dot_row(h.ctypes.data, h.ctypes.data, np.float32(0), D) / np.float32(D)
         for i in range(count):  # what the model says now
             if place + i + AHEAD < len(terms):
                 prefetch_row(context_base, terms[place + i + AHEAD], row_bytes)

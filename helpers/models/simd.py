@@ -1,10 +1,9 @@
-"""Operations on whole rows as explicit vector instructions, for use in numba kernels.
+"""Operations on whole rows as explicit vector instructions, for use in numba kernels."""
 
-A row is given by its address (int64) and stored as float32, or as bfloat16: the upper half of a float32, kept as uint16. `like` is any
-value of the stored type. Local rows (h, gradient) are float32 in the order of `_read`, which for bfloat16 is not that of the columns:
-a 32-bit word holds two neighbouring columns, and its lower halves, then its upper halves, are cheaper to take than columns in turn.
-Nothing is checked: a wrong address is a crash.
-"""
+# A row is given by its address (int64) and stored as float32, or as bfloat16: the upper half of a float32, kept as uint16. `like` is any
+# value of the stored type. Local rows (h, gradient) are float32 in the order of `_read`, which for bfloat16 is not that of the columns:
+# a 32-bit word holds two neighbouring columns, and its lower halves, then its upper halves, are cheaper to take than columns in turn.
+# Nothing is checked: a wrong address is a crash.
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -15,32 +14,22 @@ FAST = ("fast",)
 
 
 @intrinsic
-def load_row(typing_context, row, like, D, out):
-    """Take a stored row to the local row at `out`; returns the sum of its squares."""
-
-    def codegen(context, builder, signature, arguments):
-        row, _, D, out = arguments
-        total = _Sum(builder)
-        for j, width in _over_columns(builder, D):
-            for part, value in _read(builder, row, j, width, like):
-                _store(builder, value, out, part)
-                total.add(value, value)
-        return total.value()
-
-    return types.float32(types.int64, like, types.int64, types.int64), codegen
-
-
-@intrinsic
 def dot_row(typing_context, h, row, like, D):
     """The dot product of a local row and a stored one."""
 
     def codegen(context, builder, signature, arguments):
         h, row, _, D = arguments
-        total = _Sum(builder)
+        sums = {lanes: cgutils.alloca_once_value(builder, _constant(ir.VectorType(FLOAT, lanes), 0.0)) for lanes in (16, 4, 1)}
         for j, width in _over_columns(builder, D):
             for part, value in _read(builder, row, j, width, like):
-                total.add(value, _load(builder, h, part, value.type))
-        return total.value()
+                place = sums[value.type.count]
+                builder.store(_plus_product(builder, builder.load(place), value, _load(builder, h, part, value.type)), place)
+        total = FLOAT(0.0)
+        for lanes, place in sums.items():
+            kind = ir.FunctionType(FLOAT, [FLOAT, ir.VectorType(FLOAT, lanes)])
+            reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{lanes}f32")
+            total = builder.call(reduce, [total, builder.load(place)], fastmath=FAST)
+        return total
 
     return types.float32(types.int64, types.int64, like, types.int64), codegen
 
@@ -131,29 +120,6 @@ def _write(builder, values, base, j, width, stored, noise):
         builder.store(builder.trunc(lower, ir.VectorType(HALF, 1)), _pointer(builder, base, j, ir.VectorType(HALF, 1), 2), align=2)
         return
     builder.store(builder.or_(lower, builder.and_(rounded[1], _constant(words, 0xFFFF0000))), _pointer(builder, base, j, words, 2), align=2)
-
-
-class _Sum:
-    """A sum of products, kept in one vector for each number of lanes."""
-
-    def __init__(self, builder):
-        self.builder, self.parts = builder, {}
-        for lanes in (16, 4, 1):
-            zero = ir.Constant(ir.VectorType(FLOAT, lanes), [0.0] * lanes)
-            self.parts[lanes] = cgutils.alloca_once_value(builder, zero)
-            builder.store(zero, self.parts[lanes])
-
-    def add(self, a, b):
-        part = self.parts[a.type.count]
-        self.builder.store(_plus_product(self.builder, self.builder.load(part), a, b), part)
-
-    def value(self):
-        total = FLOAT(0.0)
-        for lanes, part in self.parts.items():
-            kind = ir.FunctionType(FLOAT, [FLOAT, ir.VectorType(FLOAT, lanes)])
-            reduce = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{lanes}f32")
-            total = self.builder.call(reduce, [total, self.builder.load(part)], fastmath=FAST)
-        return total
 
 
 def _plus_product(builder, a, b, c):

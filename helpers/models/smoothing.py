@@ -1,10 +1,9 @@
-"""Smoothing over the citation graph: where training starts, and how far the trained vectors reach.
+"""Smoothing over the citation graph: where training starts, and how far the trained vectors reach."""
 
-A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the warm start: papers that
-cite or are cited together begin close, where a cold SGNS needs many epochs to get. Published relatives: RandNE (Zhang et al. 2018), FastRP
-(Chen et al. 2019), ProNE (Zhang et al. 2019). Trained rows smoothed afterwards tell of wider topics. Columns are smoothed in blocks, each
-as a table of its own: memory stays bounded, and lengths in a block of random directions stand for the rows'.
-"""
+# A step replaces each row by the sum of its contexts' rows, normalised. Random rows smoothed a few times are the warm start: papers that
+# cite or are cited together begin close, where a cold SGNS needs many epochs to get. Published relatives: RandNE (Zhang et al. 2018),
+# FastRP (Chen et al. 2019), ProNE (Zhang et al. 2019). Trained rows smoothed afterwards tell of wider topics. Columns are smoothed in
+# blocks, each as a table of its own: memory stays bounded, and lengths in a block of random directions stand for the rows'.
 
 import os
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ import numpy as np
 
 from helpers.artefacts import new_array
 from helpers.memory import START_COLUMNS, columns_at_a_time
-from helpers.models.simd import add_row, dot_row, load_row, store_row, train_row
+from helpers.models.simd import add_row, dot_row, store_row, train_row
 from helpers.prefetch import prefetch_row
+from helpers.progress import progress
 from helpers.rows.bfloat16 import rounded, to_float32
 from helpers.rows.files import pieces
 
@@ -58,7 +58,9 @@ def _normalise(rows, lengths, out, half, first, last):
     # out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same
     D, like, row = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32)
     for t in range(first, last):
-        square = load_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)
+        row[:] = 0
+        add_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)
+        square = dot_row(row.ctypes.data, row.ctypes.data, np.float32(0), D)
         scale = np.float32(lengths[t] / np.sqrt(square)) if square > 0 else np.float32(0)
         store_row(row.ctypes.data, scale, out.ctypes.data + t * out.strides[0], like, D, half.ctypes.data)
 
@@ -93,19 +95,12 @@ def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total
     return total
 
 
-def column_blocks(D: int, width: int) -> list[slice]:
-    """How D columns are cut into blocks of at most `width`."""
-    return [slice(first, min(first + width, D)) for first in range(0, D, width)]
-
-
 def choose_warm_start(N: int) -> tuple[float, ...]:
     """Weights of 1, 2, ... smoothing steps for N papers: 3 steps below 100,000, 4 below a million, 5 from there on."""
     return WARM_STARTS[min(5, max(3, len(str(N)) - 2))]
 
 
-def fill_start(
-    indptr, contexts, target, context, warm_start, scale: float, generator: np.random.Generator, folder: Path | None = None
-) -> None:
+def fill_start(indptr, contexts, target, context, warm_start, scale, generator: np.random.Generator, folder: Path | None = None) -> None:
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...
@@ -113,7 +108,7 @@ def fill_start(
     """
     N, D = target.shape
     warm_start, waiting = choose_warm_start(N) if warm_start is None else warm_start, []
-    for columns in column_blocks(D, START_COLUMNS):
+    for columns in pieces(D, START_COLUMNS):
         rows = np.empty((N, columns.stop - columns.start), target.dtype)
         for piece in pieces(N):
             values = generator.random(rows[piece].shape, dtype=np.float32) - np.float32(0.5)
@@ -144,7 +139,7 @@ def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -
     def centre(block):  # before and after: smoothing multiplies what all rows share, which tells of no topic
         np.subtract(block, block.mean(axis=0, where=paired, dtype=np.float64), out=block, where=paired, casting="same_kind")
 
-    for columns in column_blocks(D, columns_at_a_time(N)):
+    for columns in progress(pieces(D, columns_at_a_time(N)), title=f"Reach {reach}", unit=" blocks"):
         block = np.array(to_float32(rows[:, columns]), np.float32, order="C")  # a copy: `smooth` overwrites it
         centre(block)
         block = smooth(indptr, contexts, block, (1,) * (reach + 1), np.empty_like(block))

@@ -1,11 +1,10 @@
-"""Link prediction: does the cited paper of a held-out citation rank high among 1,000 candidates?
+"""Link prediction: does the cited paper of a held-out citation rank high among 1,000 candidates?"""
 
-Protocol: of each held-out citation (query, answer) the answer is ranked among CANDIDATES papers, half drawn uniformly from all papers,
-half by degree (as the ends of random training citations), with replacement, so that few papers come more than once; of LARGE graphs the
-candidates come from a pool that was drawn so. Candidates that are the query, the answer, or known neighbours of the query do not count.
-Ties count half. MRR is the mean of 1 / rank, hits@k the share of ranks up to k. The first half of the held-out citations is the
-validation split, on which a reading is chosen; the second half is the test split, which is reported.
-"""
+# Protocol: of each held-out citation (query, answer) the answer is ranked among CANDIDATES papers, half drawn uniformly from all papers,
+# half by degree (as the ends of random training citations), with replacement, so that few papers come more than once; of LARGE graphs the
+# candidates come from a pool that was drawn so. Candidates that are the query, the answer, or known neighbours of the query do not count.
+# Ties count half. MRR is the mean of 1 / rank, hits@k the share of ranks up to k. The first half of the held-out citations is the
+# validation split, on which a reading is chosen; the second half is the test split, which is reported.
 
 from collections.abc import Callable
 
@@ -44,8 +43,10 @@ class Questions:
             by_degree = by_degree[generator.integers(0, pool, n * half)]
             uniform = generator.integers(0, pairs.papers, pool)[generator.integers(0, pool, uniform.shape)]
         self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
-        excluded = _are_neighbours(pairs.indptr, pairs.contexts, self.queries, self.candidates)
-        self.excluded = excluded | (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
+        self.excluded = (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
+        for query, papers, excluded in zip(self.queries, self.candidates, self.excluded, strict=True):
+            known = pairs.contexts[pairs.indptr[query] : pairs.indptr[query + 1]]  # they ascend
+            excluded |= np.append(known, -1)[np.searchsorted(known, papers)] == papers
 
     def ranks(self, scores: Scores, values_per_paper: int = 1) -> dict[str, np.ndarray]:
         """The answers' ranks by each score, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
@@ -148,18 +149,6 @@ def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np
         return max((float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values()), default=None)
 
     return mrr
-
-
-@numba.njit(cache=True)
-def _are_neighbours(indptr, contexts, queries, papers):
-    # Whether papers[i, j] is among the contexts of queries[i], bool (n, m); contexts ascend within a row
-    found = np.zeros(papers.shape, np.bool_)
-    for i in range(len(queries)):
-        row = contexts[indptr[queries[i]] : indptr[queries[i] + 1]]
-        for j in range(papers.shape[1]):
-            place = np.searchsorted(row, papers[i, j])
-            found[i, j] = place < len(row) and row[place] == papers[i, j]
-    return found
 
 
 @numba.njit(cache=True)

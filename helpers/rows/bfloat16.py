@@ -1,6 +1,7 @@
 """Rows of bfloat16: the upper half of a float32, kept by numpy (which has no such type) as uint16, by torch as bfloat16."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,8 +43,10 @@ def as_tensor(stored: np.ndarray) -> torch.Tensor:
 class ReadThrough:
     """Tables of N rows, perhaps memory-mapped, read as what `convert` makes of their rows: `table[rows]`, `len(table)`, `table.shape`."""
 
+    dtype = np.dtype(np.float32)  # whatever they are stored as
+
     def __init__(self, convert: Callable, *tables: np.ndarray):
-        self._convert, self._tables, self.shape, self.ndim = convert, tables, tables[0].shape, 2
+        self._convert, self._tables, self.shape = convert, tables, tables[0].shape
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -57,10 +60,4 @@ class ReadThrough:
         return self._convert(*(np.asarray(table[rows]) for table in self._tables))
 
 
-class Float32Rows(ReadThrough):
-    """Stored rows (N, D) that read as float32: only what is indexed is converted."""
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, stored: np.ndarray):
-        super().__init__(to_float32, stored)
+Float32Rows = partial(ReadThrough, to_float32)  # stored rows (N, D) that read as float32: only what is indexed is converted

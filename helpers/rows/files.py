@@ -1,7 +1,6 @@
 """Rows on disk: a table in shards of at most SHARD_BYTES, written and read without a second copy of it in memory."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ SHARD_BYTES = 1 << 28
 PIECE = 1 << 16  # rows
 
 
-def pieces(N: int) -> Iterator[slice]:
-    """N rows, cut into slices of at most PIECE: what is done to a whole table is done to these, without a second copy of it."""
-    return (slice(first, min(first + PIECE, N)) for first in range(0, N, PIECE))
+def pieces(N: int, most: int = PIECE) -> list[slice]:
+    """N rows (or columns), cut into slices of at most so many: what is done to a table is done to these, without a second copy of it."""
+    return [slice(first, min(first + most, N)) for first in range(0, N, most)]
 
 
 def empty_table(config: Config, name: str, N: int) -> np.ndarray:
@@ -53,13 +52,11 @@ class RowFiles:
         self.paths = sorted(folder.glob(f"{name}-[0-9]*.npy"))
         try:
             self.parts = [only_what_is_asked(np.load(path, mmap_mode="r")) for path in self.paths]
-            self.dtype, self.shape = self.parts[0].dtype, (sum(map(len, self.parts)), *self.parts[0].shape[1:])
-            same = {(part.dtype, part.shape[1:]) for part in self.parts}
-        except (ValueError, IndexError, OSError, EOFError) as error:
+            ((self.dtype, row),) = {(part.dtype, part.shape[1:]) for part in self.parts}  # the same in each, and there is one
+        except (ValueError, OSError, EOFError) as error:
             raise ArtefactError(f"{folder} holds no whole table {name}.") from error
-        if len(same) > 1:
-            raise ArtefactError(f"{folder}: the shards of table {name} do not fit together.")
-        self.ndim, self.starts = len(self.shape), np.cumsum([0, *map(len, self.parts)])
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+        self.shape = int(self.starts[-1]), *row
 
     def __len__(self) -> int:
         return self.shape[0]

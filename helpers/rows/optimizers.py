@@ -7,21 +7,11 @@ from helpers.rows.transfer import aligned_empty
 
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
 # Every one of torch.optim that looks at each value by itself, by the name of a setting.
-STOCK = {name.lower(): getattr(torch.optim, name) for name in (
-    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
-)}  # fmt: skip
-
-
-def sgd(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
-    """rows -= learning_rate * gradient; rows, gradient: float32 (U, D)."""
-    rows.sub_(gradient, alpha=learning_rate)
+STOCK = {name.lower(): getattr(torch.optim, name) for name in "Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop".split()}
 
 
 def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
-    """Adagrad with one sum a row: sums += mean_j g_j^2, rows -= learning_rate * g / sqrt(sums) (FBGEMM's EXACT_ROWWISE_ADAGRAD).
-
-    rows, gradient: float32 (U, D); state["sums"]: float32 (U,), updated too.
-    """
+    """Adagrad with one sum a row, state["sums"] float32 (U,), as FBGEMM's EXACT_ROWWISE_ADAGRAD; rows, gradient: float32 (U, D)."""
     state["sums"] += gradient.square().mean(dim=1)
     rows.sub_(gradient * (learning_rate / state["sums"].sqrt()).unsqueeze(1))
 
@@ -55,8 +45,10 @@ def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: di
     """One step of the optimiser on rows float32 (U, D) with their summed gradients float32 (U, D) and state; in place."""
     if optimizer in STOCK:
         stock(optimizer, rows, gradient, state, learning_rate)
+    elif optimizer == "sgd":
+        rows.sub_(gradient, alpha=learning_rate)
     else:
-        {"sgd": sgd, "rowwise_adagrad": rowwise_adagrad}[optimizer](rows, gradient, state, learning_rate)
+        rowwise_adagrad(rows, gradient, state, learning_rate)
 
 
 def new_state(optimizer: str, N: int, D: int) -> dict[str, torch.Tensor]:

@@ -12,15 +12,13 @@ class HeldPart:
     def __init__(self, stored: np.ndarray, sums: np.ndarray, parts: int):
         self._stored, self._sums, self._parts, self.part = stored, sums, parts, None
 
-    def hold(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows (n, D), sums (n,) or (0,)) of a part, to be trained in place; what was held goes back to the file first."""
-        if part != self.part:
-            self.flush()
-            self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
-            read_ahead(self._stored, self.ids)
-            self.rows = self._stored[self.ids]
-            self.sums = self._sums[self.ids] if len(self._sums) else self._sums
-        return self.rows, self.sums
+    def hold(self, part: int) -> None:
+        """Make another part's ids (n,), rows (n, D) and sums (n,) or (0,) those to train in place; those held go back to the file first."""
+        self.flush()
+        self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
+        read_ahead(self._stored, self.ids)
+        self.rows = self._stored[self.ids]
+        self.sums = self._sums[self.ids] if len(self._sums) else self._sums
 
     def flush(self) -> None:
         """Write the rows that are held to the file, where the whole table then is as it is now."""

@@ -30,23 +30,13 @@ class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
     rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
-    `flush`. Where rows are a file's (`mapped`), the next `kept` are copied to host memory, and only the others read from it. ahead: while a
-    batch is trained, a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two
-    batches share never goes home in between). Nothing checks ids: the engine has, once.
+    `flush`. mapped: rows are a file's, the next `kept` are copied to host memory. ahead: a batch's rows travel while others are trained.
     """
 
-    def __init__(
-        self,
-        rows,
-        optimizer: str,
-        state=None,
-        device="cpu",
-        hot: int = 0,
-        ahead=False,
-        mapped=False,
-        kept: int = 0,
-        direct: bool | None = None,
-    ):
+    # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
+    # never goes home in between). Nothing checks ids: the engine has, once.
+
+    def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, kept=0, direct=None):
         self.device, self.optimizer, self.hot = torch.device(device), optimizer, hot
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
@@ -68,7 +58,7 @@ class Table:
     def ask(self, ids: torch.Tensor, before: Working | None = None) -> Working:
         """Have rows of `ids` (int64 (U,), different, ascending, on the device) gathered; ahead: while `before`, not yet trained, is."""
         hot = int(torch.searchsorted(ids, self.hot)) if self._cold else len(ids)
-        parts = {name: torch.empty((len(ids), *part.shape[1:]), dtype=part.dtype, device=self.device) for name, part in self.home.items()}
+        parts = {name: part.new_empty((len(ids), *part.shape[1:]), device=self.device) for name, part in self.home.items()}
         working, new = Working(ids, hot, parts), torch.arange(hot, len(ids), device=self.device)
         working.going = new
         if not self._queue:
@@ -138,8 +128,7 @@ class Table:
 
     def _submit(self, working: Working, job) -> None:
         if not self._queue:
-            job()
-            return
+            return job()
         # The device's memory is given out again in the order of the training: what was in it must be done with before it is filled.
         ready = torch.cuda.current_stream().record_event() if self._stream else None
 
@@ -157,7 +146,7 @@ class Table:
         for name in self._cold:
             part = working.parts[name]
             every = len(new) == len(part) - working.hot
-            out = part[working.hot :] if every else torch.empty((len(new), *part.shape[1:]), dtype=part.dtype, device=self.device)
+            out = part[working.hot :] if every else part.new_empty((len(new), *part.shape[1:]))
             for rows, ids, where in self._by_span(name, working.ids[new]):
                 rows.gather(ids, out[where])
             if not every:

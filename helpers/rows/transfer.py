@@ -1,8 +1,9 @@
 """Rows between host memory and the GPU: by kernels that read page-locked memory themselves, or by torch's indexing and copies."""
 
+import contextlib
 import functools
 import mmap
-import time
+import timeit
 import weakref
 
 import numpy as np
@@ -40,7 +41,7 @@ class PinnedRows:
         self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
         if self.direct and self.device.type == "cuda":
             try:
-                self.release = weakref.finalize(self, unlock, lock(rows))
+                self.release = weakref.finalize(self, _unlock, _lock(rows))
             except TrainingError as error:
                 print(error, "Rows travel by torch's copies instead, slower.")
                 self.direct = False
@@ -90,22 +91,22 @@ def move_rows(rows: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, back: b
         gpu_kernels.move[grid](as_words(rows), ids, as_words(held), len(ids), words, back, count, columns)
 
 
-def lock(rows: torch.Tensor) -> list[int]:
-    """Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused."""
+def _lock(rows: torch.Tensor) -> list[int]:
+    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused
     cudart, base, size, locked = torch.cuda.cudart(), rows.data_ptr(), rows.nbytes, []
     slices = range(0, size, SLICE)
     for first in progress(slices, title="Page-locking", unit=" GB") if len(slices) > 1 else slices:
         code = int(cudart.cudaHostRegister(base + first, min(SLICE, size - first), PORTABLE | MAPPED))
         if code:
-            unlock(locked)
+            _unlock(locked)
             forget_error()
             raise TrainingError(f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code}).")
         locked.append(base + first)
     return locked
 
 
-def unlock(locked: list[int]) -> None:
-    """Release slices that `lock` locked, once nothing reads them any more."""
+def _unlock(locked: list[int]) -> None:
+    # Release slices that `_lock` locked, once nothing reads them any more
     torch.cuda.synchronize()
     for address in locked:
         torch.cuda.cudart().cudaHostUnregister(address)
@@ -113,10 +114,8 @@ def unlock(locked: list[int]) -> None:
 
 def forget_error() -> None:
     """Clear CUDA's last error: what was refused and is dealt with would be blamed on the next kernel."""
-    try:
+    with contextlib.suppress(RuntimeError):  # told, and thereby cleared
         torch.zeros(1, device="cuda").add_(1)
-    except RuntimeError:
-        pass  # told, and thereby cleared
 
 
 @functools.cache
@@ -142,19 +141,15 @@ def measured(ways: dict[str, PinnedRows]) -> dict[str, tuple[float, float]]:
     for name, way in ways.items():
         ids = torch.randperm(len(way.rows), generator=torch.Generator().manual_seed(0))[: PROBE[0]].to(way.device)
         held = torch.empty((len(ids), *way.rows.shape[1:]), dtype=way.rows.dtype, device=way.device)
-        seconds = [(_seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)) for _ in range(4)][1:]
+        seconds = _seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)
         if torch.equal(held.cpu(), way.rows[ids.cpu()]) and (way.direct or name == "copies"):
-            rates[name] = tuple(held.nbytes / 1e9 / min(times) for times in zip(*seconds, strict=True))
+            rates[name] = tuple(held.nbytes / 1e9 / best for best in seconds)
     return rates
 
 
 def _seconds(way: PinnedRows, move, ids, held) -> float:
     wait = torch.cuda.synchronize if way.device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    move(ids, held)
-    wait()
-    return time.perf_counter() - start
+    return min(timeit.repeat(lambda: (move(ids, held), wait()), wait, repeat=4, number=1)[1:])  # the first warms up
 
 
 def probe_rows(N: int = PROBE[0], D: int = PROBE[1], dtype: torch.dtype = torch.float32) -> torch.Tensor:

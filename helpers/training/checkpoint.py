@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sha256, write_manifest
+from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
 from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
@@ -68,8 +68,7 @@ class Copies:
         told = None
         while True:
             with self._change:
-                while self._newest is None and not self._last:
-                    self._change.wait()
+                self._change.wait_for(lambda: self._newest or self._last)
                 self.in_hand, self._newest = self._newest, None
             if self.in_hand is None:
                 return
@@ -93,32 +92,28 @@ class Copies:
 
 
 class Checkpoints:
-    """The checkpoints of a run that trains: written every so often, the manifest last, the newest two left there, each handed to `keep`."""
+    """A training's checkpoints: one every so often, the newest two are left, each is handed to `keep`; blocks: of an epoch."""
 
     def __init__(self, config: Config, fingerprint: dict, blocks: int, found: Checkpoint | None = None, keep: Keep | None = None):
-        """blocks: of an epoch."""
         self.config, self.fingerprint, self.blocks, self.folder = config, fingerprint, blocks, config.folder("checkpoints")
         for stale in self.folder.glob(".*-*"):  # of a run that was killed
             shutil.rmtree(stale, ignore_errors=True)
         self._known = {path.name for path in _folders(self.folder)}
         self._whole = [found.path] if found else []
-        self._writer, self._finished, self._due = ThreadPoolExecutor(1), None, self._next()
+        self._writer, self._finished, self._saved = ThreadPoolExecutor(1), None, time.monotonic()
         self._copies = Copies(keep) if keep else None
         if found and self._copies:
             self._copies.put(found.path)
 
-    def _next(self) -> float:
-        return time.monotonic() + 60 * self.config.checkpoint_minutes
-
     def save_if_due(self, engine, log: list[dict]) -> bool:
         """Save where the interval is over, and tell whether; a disk that is full is told, and tried again after another interval."""
-        if time.monotonic() < self._due:
+        if time.monotonic() < self._saved + 60 * self.config.checkpoint_minutes:
             return False
         try:
             self._save(engine, log)
         except ArtefactError as error:
             print(f"{error} Training goes on; the next try is in {self.config.checkpoint_minutes:g} minutes.", flush=True)
-        self._due = self._next()
+        self._saved = time.monotonic()
         return True
 
     def save_last(self, engine, log: list[dict]) -> Path:
@@ -146,8 +141,8 @@ class Checkpoints:
         path = self.folder / self._name(log)
         if strangers := [other for other in _folders(self.folder) if other.name >= path.name and other.name not in self._known]:
             raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
-        facts = dict(zip(("epoch", "block"), position(log, self.blocks), strict=True))
-        facts |= {"log": list(log), "config": self.config.part(TRAINING_SETTINGS), "pairs": self.fingerprint}
+        (epoch, block), settings = position(log, self.blocks), self.config.part(TRAINING_SETTINGS)
+        facts = {"epoch": epoch, "block": block, "log": list(log), "config": settings, "pairs": self.fingerprint}
         engine.flush()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(path))
@@ -246,11 +241,6 @@ def _tensor(config: Config, path: Path, name: str, manifest: dict) -> torch.Tens
     return as_tensor(stored)
 
 
-def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """What tells a checkpoint from every other: the hash of its manifest, which holds those of its files."""
-    return sha256(checkpoint.path / MANIFEST)
-
-
 def position(log: list[dict], blocks: int) -> tuple[int, int]:
     """(epochs done, blocks of the next one that are done) after the last row of a log, an epoch having so many blocks."""
     return divmod((max(log[-1]["epoch"], 1) - 1) * blocks + log[-1]["block"], blocks)
@@ -258,8 +248,6 @@ def position(log: list[dict], blocks: int) -> tuple[int, int]:
 
 def _folders(folder: Path | None) -> list[Path]:
     # The checkpoints in a folder, newest first; raises ArtefactError where it cannot be read
-    try:
+    with sentences_for_disk_errors(folder, "read", {}, "mount Drive again, then run this again"):  # a Drive that dropped
         found = folder.glob("[0-9]*") if folder and folder.is_dir() else []
         return sorted((path for path in found if path.is_dir()), reverse=True)
-    except OSError as error:  # a Drive that dropped
-        raise ArtefactError(f"{folder} cannot be read ({error.strerror}); mount Drive again, then run this again.") from error

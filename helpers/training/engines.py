@@ -28,14 +28,14 @@ LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the 
 
 def new_tables(config: Config, indptr: np.ndarray, contexts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """The (target, context) tables that training starts from, (N, D) on the CPU, bfloat16 or float32 by config.row_type."""
-    target, context = (empty_table(config, name, len(indptr) - 1) for name in ("target", "context"))
+    target, context = (empty_table(config, name, len(indptr) - 1) for name in TABLES)
     folder = config.folder("tables") if config.tables_on_disk else None
     fill_start(indptr, contexts, target, context, config.warm_start, config.start_scale, np.random.default_rng(config.seed), folder)
     return as_tensor(target), as_tensor(context)
 
 
-def check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise_table: np.ndarray, *tables: torch.Tensor) -> None:
-    """Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence."""
+def _check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise_table: np.ndarray, *tables: torch.Tensor) -> None:
+    # Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence
     check_csr(indptr, contexts)
     N = len(indptr) - 1
     if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
@@ -56,14 +56,17 @@ class Engine:
     """
 
     def __init__(self, config, indptr, contexts, noise_table, target, context, state=None, source=None):
-        check_inputs(config, indptr, contexts, noise_table, target, context)
+        _check_inputs(config, indptr, contexts, noise_table, target, context)
         self.config, self.noise, self.target, self.context = config, noise_table, target, context
         new = [(table, name, values) for table in TABLES for name, values in new_state(config.optimizer, *target.shape).items()]
         self.state = {f"{table}_{name}": values for table, name, values in new} if state is None else state
         self.blocks: PairSource = source or pair_source(config, indptr, contexts)
+        self.tables = ()  # what holds rows of target and context elsewhere
 
     def flush(self) -> None:
         """Bring target, context and their state up to date: before a checkpoint or an evaluation."""
+        for table in self.tables:
+            table.flush()
 
 
 class KernelEngine(Engine):
@@ -73,16 +76,12 @@ class KernelEngine(Engine):
         super().__init__(config, indptr, *tables, **given)
         self.threads = config.threads or os.cpu_count()
         self._rooms = [None] * self.threads
-        self._tables = as_stored(self.target), as_stored(self.context)
+        self._stored = as_stored(self.target), as_stored(self.context)
         self._sums = [self.state[f"{table}_sums"].numpy() if self.state else np.empty(0, np.float32) for table in TABLES]
         self._held = None  # the part of the contexts that is in memory, where they are trained in parts
         if self.blocks.parts > 1:
-            self._held, self._degree = HeldPart(self._tables[1], self._sums[1], self.blocks.parts), np.diff(indptr)
-
-    def flush(self) -> None:
-        """Bring target, context and their state up to date."""
-        if self._held:
-            self._held.flush()
+            self._held, self._degree = HeldPart(self._stored[1], self._sums[1], self.blocks.parts), np.diff(indptr)
+            self.tables = (self._held,)
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D); table: target or context."""
@@ -92,7 +91,7 @@ class KernelEngine(Engine):
     def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # (rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part
         if not self._held:
-            return self._tables[1], self._sums[1], self.noise
+            return self._stored[1], self._sums[1], self.noise
         if (part := self.blocks.part(epoch, block)) != self._held.part:
             self._held.hold(part)
             self._part_noise = noise.alias_table(self._degree[self._held.ids], self.config.noise_power)
@@ -102,7 +101,7 @@ class KernelEngine(Engine):
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
         papers, targets, indptr, contexts = self.blocks.by_target(epoch, block)
         if self.config.tables_on_disk:
-            read_ahead(self._tables[0], np.sort(targets if papers is None else papers))
+            read_ahead(self._stored[0], np.sort(targets if papers is None else papers))
         done = np.cumsum(indptr[targets + 1] - indptr[targets])
         pairs = int(done[-1]) if len(done) else 0
         context, context_sums, noise_table = self._contexts(epoch, block)
@@ -120,7 +119,7 @@ class KernelEngine(Engine):
             steps = kernels.lay_out(own, indptr, contexts, K, noise_table, keys[share], *room)
             if papers is not None:
                 np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
-            kernels.train_steps(steps, *room, K, self._tables[0], context, self._sums[0], context_sums, adagrad, rate, words)
+            kernels.train_steps(steps, *room, K, self._stored[0], context, self._sums[0], context_sums, adagrad, rate, words)
             self._rooms.append(room)
 
         with ThreadPoolExecutor(self.threads) as pool:

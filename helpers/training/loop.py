@@ -58,14 +58,14 @@ def train(
         left = f"{found.block} of {source.blocks} blocks are done, {done:,} pairs that are not trained again; {total - done:,} to do."
         left = f"Going on: {found.epoch} epochs and {left}" if total > done else f"All {found.epoch} epochs are done: nothing is trained."
         print(f"Checkpoint {found.path.name} of {found.path.parent}. {left}")
-        tables, first = (found.target, found.context, found.state), (found.epoch, found.block)
+        tables = found.target, found.context, found.state
     else:
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
-        first = (0, 0)
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine))]  # what the start tables know
-    events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
+    first, events = position(log, source.blocks), _Events(config, log)
+    checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
             for epoch in range(first[0], config.epochs):
@@ -77,8 +77,8 @@ def train(
                     events.add(log[-1])
                     if checkpoints.save_if_due(engine, log) or last:
                         with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                            write_log(config, log)
-        write_log(config, log)
+                            _write_log(config, log)
+        _write_log(config, log)
         path = checkpoints.save_last(engine, log)
     print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
@@ -138,8 +138,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         )
 
 
-def write_log(config: Config, log: list[dict]) -> None:
-    """Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair."""
+def _write_log(config: Config, log: list[dict]) -> None:
+    # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
     with new_file(config.folder("log.csv")) as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LOG_COLUMNS)
         writer.writeheader()
@@ -147,7 +147,7 @@ def write_log(config: Config, log: list[dict]) -> None:
 
 
 class _Events:
-    """TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)."""
+    # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)
 
     def __init__(self, config: Config, log: list[dict]):
         self._folder, self._writer = config.folder("tensorboard"), None

@@ -1,10 +1,12 @@
 """The plan of a training, told before anything is allocated: where the tables go, and how long it takes by a probe of this machine."""
 
 import dataclasses
+import functools
 import math
 import os
 import tempfile
 import time
+import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,10 +76,8 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
 
 def probe(config: Config, pairs: Pairs) -> Rates:
     """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
-    graph = thinned(pairs, config.dimensions)
-    return Rates(
-        trained_a_second(config, *graph), _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out))
-    )
+    trained = trained_a_second(config, *thinned(pairs, config.dimensions))
+    return Rates(trained, _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out)))
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
@@ -107,22 +107,18 @@ def _smoothed_a_second(config: Config, pairs: Pairs) -> float:
     rows, out = _tables(config, pairs.papers, D)[0], np.zeros((pairs.papers, D), ROW_TYPES[config.row_type])
     fixed = np.ones(pairs.papers, np.float32), rows, out, out, np.float32(1), np.full(D, 1 << 15, np.uint32)
     bounds = np.searchsorted(pairs.indptr, P // (THREADS + 2) + share * np.arange(THREADS + 1))
-    smoothing_step(pairs.indptr, pairs.contexts, *fixed, 0, 0)  # compiles
+    step = functools.partial(smoothing_step, pairs.indptr, pairs.contexts, *fixed)
+    step(0, 0)  # compiles
     with ThreadPoolExecutor(THREADS) as pool:
-        start = time.perf_counter()
-        list(pool.map(lambda first, last: smoothing_step(pairs.indptr, pairs.contexts, *fixed, first, last), bounds[:-1], bounds[1:]))
-        seconds = time.perf_counter() - start
+        seconds = timeit.timeit(lambda: list(pool.map(step, bounds[:-1], bounds[1:])), number=1)
     return D * float(pairs.indptr[bounds[-1]] - pairs.indptr[bounds[0]]) / seconds
 
 
 def _drawn_a_second(config: Config) -> float:
     # a warm start without citations: what each row costs
-    tables, seconds = _tables(config, PROBE_ROWS, START_COLUMNS), []
-    for _ in range(2):  # the first compiles
-        start = time.perf_counter()
-        fill_start(np.zeros(PROBE_ROWS + 1, np.int64), np.empty(0, np.int32), *tables, (1,), 1.0, np.random.default_rng(0))
-        seconds.append(time.perf_counter() - start)
-    return PROBE_ROWS * START_COLUMNS / seconds[1]
+    graph, tables = (np.zeros(PROBE_ROWS + 1, np.int64), np.empty(0, np.int32)), _tables(config, PROBE_ROWS, START_COLUMNS)
+    seconds = timeit.repeat(lambda: fill_start(*graph, *tables, (1,), 1.0, np.random.default_rng(0)), repeat=2, number=1)
+    return PROBE_ROWS * START_COLUMNS / seconds[1]  # the first compiled
 
 
 def _written_a_second(folder: Path) -> float:

@@ -41,7 +41,7 @@ class TorchEngine(Engine):
         N, D = self.target.shape
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
-        self.pairs = batch_size(config, self.blocks.pairs)
+        self.pairs = _batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu, available_ram() - WORK_BYTES if ram is None else ram
         self.hot, kept = (rows_in(there, N, D * self.target.itemsize + state_bytes(config), *room) for there in ("GPU memory", "RAM"))
@@ -54,18 +54,13 @@ class TorchEngine(Engine):
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
         self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
 
-    def flush(self) -> None:
-        """Bring target, context and their state up to date."""
-        for table in self.tables:
-            table.flush()
-
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
         return self.tables[TABLES.index(table)].read(ids)
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are. TrainingError where the GPU gives up."""
-        with gpu_errors_told(self):
+        with _gpu_errors_told(self):
             targets, contexts = self._pairs(epoch, block)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
             generator = torch.Generator(self.device).manual_seed(seed)
@@ -122,8 +117,8 @@ class TorchEngine(Engine):
             self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
 
 
-def batch_size(config: Config, P: int) -> int:
-    """Pairs a step of the torch engine, of P pairs an epoch."""
+def _batch_size(config: Config, P: int) -> int:
+    # Pairs a step of the torch engine, of P pairs an epoch
     return min(config.batch_pairs, max(LEAST_PAIRS, P // LEAST_STEPS))
 
 
@@ -136,13 +131,13 @@ def gpu_room(config: Config, N: int, P: int) -> int:
     """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
     if pick_device(config).type != "cuda":
         return 0
-    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
+    beside = batch_bytes(_batch_size(config, P), N, config.dimensions, config.shared_negatives)
     return max(0, available_gpu(config.gpu_memory) - beside)
 
 
 @contextlib.contextmanager
-def gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
-    """Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do."""
+def _gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
+    # Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do
     try:
         yield
     except torch.OutOfMemoryError as error:
