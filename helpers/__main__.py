@@ -16,7 +16,7 @@ from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_e
 from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
-from helpers.environment import TAG, checks, rewrite_repository
+from helpers.environment import checks
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
@@ -37,9 +37,6 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="python -m helpers", description="Embeddings of every paper in a citation dump.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("environment", help="check this machine: versions, RAM, GPU, disk")
-    repository = commands.add_parser("repository", help="put the project's public address into badges, setup cells and README")
-    repository.add_argument("address", metavar="URL", help="https://github.com/OWNER/NAME")
-    repository.add_argument("--tag", default=TAG, help=f"the tag that notebooks clone (default: {TAG})")
     run = commands.add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
     add = run.add_argument  # a setting that is not given is None: the preset's value stays
     add("--preset", required=True, help=", ".join(PRESETS))
@@ -79,10 +76,6 @@ def main(arguments: list[str] | None = None) -> int:
         given = parser().parse_args(arguments)
         if given.command == "environment":
             return _environment()
-        if given.command == "repository":
-            for path in rewrite_repository(given.address, given.tag):
-                print(f"{path} now names {given.address} at {given.tag}")
-            return 0
         settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
         config = Config.of_preset(given.preset, **settings)
         filters, training = ({name: getattr(config, name) for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))

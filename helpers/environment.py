@@ -13,7 +13,7 @@ from helpers.config import ROOT
 from helpers.errors import ConfigError, UserError
 from helpers.memory import available_ram
 
-# The one place of the project's public address; `python -m helpers repository URL [TAG]` rewrites it here, in notebooks and README.
+# The one place of the project's public address; `python -m tests.publish URL` rewrites it here, in notebooks and README.
 REPOSITORY, TAG = "https://github.com/OWNER/paper-embeddings", "v0.1.0"
 
 NEVER_TOUCHED = ("torch", "numpy", "pandas", "pyarrow", "ipython", "ipykernel")  # a notebook that replaces these breaks its own runtime
@@ -97,20 +97,3 @@ def checks(folder: Path) -> list[tuple[str, str, str]]:
     rows.append(("GPU", _device_name() if installed("torch") else "unknown", "OK"))  # nothing needs one
     rows.append(("disk", f"{disk:.1f} GB free in {folder}", "OK" if disk >= 1 else "free some: a run needs 1 GB at least"))
     return rows
-
-
-def rewrite_repository(address: str, tag: str) -> list[Path]:
-    """Put a new public address and tag in place of the old in this module, the notebooks and the README; returns those files."""
-    if not address.startswith("https://github.com/") or len(address.split("/")) != 5:
-        raise ConfigError(f"{address} is not of the form https://github.com/OWNER/NAME, which Colab's badges need.")
-    old, new = REPOSITORY.removeprefix("https://github.com/"), address.removeprefix("https://github.com/")
-    forms = (  # that the address and the tag take: in the constant, a setup cell (a notebook's JSON), a badge, a clone command
-        '"https://github.com/{}", "{}"', r'\"https://github.com/{}\", \"{}\"', "github/{}/blob/{}/", "--branch {1} https://github.com/{0}"
-    )  # fmt: skip
-    paths = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", Path(__file__)]
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        for form in forms:
-            text = text.replace(form.format(old, TAG), form.format(new, tag))
-        path.write_text(text, encoding="utf-8")
-    return paths

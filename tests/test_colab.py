@@ -210,8 +210,10 @@ def test_one_command_rewrites_the_public_address(tmp_path):
     for path in project_files():
         (copy / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy / path.relative_to(ROOT))
+    (copy / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "publish.py", copy / "tests")
     address = "https://github.com/somebody/vectors"
-    command = [sys.executable, "-m", "helpers", "repository", address, "--tag", "v9.9"]
+    command = [sys.executable, "-m", "tests.publish", address, "v9.9"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     notebooks = sorted((copy / "notebooks").glob("*.ipynb"))
     assert done.returncode == 0 and len(done.stdout.splitlines()) == len(notebooks) + 2, done.stderr
@@ -222,5 +224,5 @@ def test_one_command_rewrites_the_public_address(tmp_path):
     everything = [path.read_text() for path in (*notebooks, copy / "README.md", copy / "helpers" / "environment.py")]
     assert not any("OWNER/paper-embeddings" in text or '"v0.1.0"' in text for text in everything)
     json.loads(notebooks[0].read_text())
-    refused = subprocess.run([*command[:4], "ftp://x"], cwd=copy, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "is not of the form https://github.com/OWNER/NAME" in refused.stderr
+    refused = subprocess.run([*command[:3], "ftp://x"], cwd=copy, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "is not of the form https://github.com/OWNER/NAME" in refused.stderr
