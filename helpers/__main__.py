@@ -58,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--optimizer",
         metavar="NAME",
-        help="rowwise_adagrad (default), sgd, or any of torch.optim (adam, ...), which the torch engine trains",
+        help="rowwise_adagrad (default), sgd, or adam and its like (notebook 03 lists them): torch engine, slow without a GPU",
     )
-    add("--gpu-memory", type=float, metavar="GB", help="that rows and a batch may take (default: what is free)")
+    add("--gpu-memory", type=float, metavar="GB", help="of a GPU that rows and a batch may take (default: what is free)")
     add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
     add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
     add("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(arguments)
         if given.command == "environment":
-            return _environment()
+            rows = checks(Path.cwd())
+            print(*(f"{what:<12}{found:<20}  {verdict}" for what, found, verdict in rows), sep="\n")
+            return 0 if {verdict for _, _, verdict in rows} <= {"OK", "not needed on Colab"} else 2
         settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
         config = Config.of_preset(given.preset, **settings)
         filters, training = ({name: getattr(config, name) for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
@@ -91,14 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Run the same command again: what is finished stays, training goes on from the last checkpoint.", file=sys.stderr)
         return 130
-
-
-def _environment() -> int:
-    # Print a table of what this machine has and what to do about it; 0 where nothing is amiss, 2 otherwise
-    rows = checks(Path.cwd())
-    for what, found, verdict in rows:
-        print(f"{what:<12}{found:<20}  {verdict}")
-    return 0 if all(verdict in ("OK", "not needed on Colab") for _, _, verdict in rows) else 2
 
 
 def _check_places(config: Config) -> None:

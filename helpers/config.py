@@ -10,9 +10,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
 SUBSETS = ("cs", "medline", "all")
 PAIRS_FROM = ("citations", "walks", "shards")
+KERNEL_OPTIMIZERS = (
+    "rowwise_adagrad",
+    "sgd",
+)  # what both engines have; of the others, the learning rate (by the sample's validation MRR)
+RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.07, "nadam": 0.003, "radam": 0.01,
+         "rmsprop": 0.001, "rprop": 0.001}  # fmt: skip
 CHOICES = {
     "subset": SUBSETS, "engine": ("auto", "kernel", "torch"),
-    "optimizer": ("rowwise_adagrad", "sgd", "adadelta", "adagrad", "adam", "adamw", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"),
+    "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
     "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
@@ -92,6 +98,8 @@ class Config:
         if unknown := sorted(set(changes) - fields):
             raise ConfigError(f"Setting {unknown[0]!r} does not exist; there are {', '.join(sorted(fields))}.")
         settings = {"preset": preset, "out": str(ROOT / "runs" / preset), **PRESETS[preset]}
+        if changes.get("optimizer") in RATES:
+            settings["learning_rate"] = RATES[changes["optimizer"]]
         settings.update({name: value for name, value in changes.items() if value not in (None, "", (), []) or name == "warm_start"})
         if settings.get("heldout_after") is not None and changes.get("heldout") is None:
             settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
@@ -111,8 +119,10 @@ class Config:
         for name in ("first_year", "last_year", "heldout_after"):
             value = getattr(self, name)
             self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")
-        for_kernels = self.engine != "kernel" or self.optimizer in ("rowwise_adagrad", "sgd")
+        for_kernels = self.engine != "kernel" or self.optimizer in KERNEL_OPTIMIZERS
         self._require(for_kernels, "engine", f"'torch' or 'auto' for optimizer {self.optimizer}")
+        in_parts = self.context_parts == 1 or (self.engine != "torch" and self.optimizer in KERNEL_OPTIMIZERS)
+        self._require(in_parts, "context_parts", f"1 with the torch engine or an optimizer other than {' and '.join(KERNEL_OPTIMIZERS)}")
         weights = all(isinstance(weight, (int, float)) and 0 <= weight < 1e6 for weight in self.warm_start or ())
         self._require(weights, "warm_start", "weights of 0 or more")
 

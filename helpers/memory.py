@@ -9,6 +9,7 @@ from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
+DRAWN = 1.2e8  # random values made and normalised a second, on 2 cores (measured)
 STARTING_SECONDS = 5  # TensorBoard's libraries above all
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
@@ -121,7 +122,6 @@ class Rates:
 
     pairs: float  # trained a second
     smoothed: float  # values smoothed a second, in all steps: pairs times columns
-    drawn: float  # random values a second, made and normalised
     written: float  # bytes a second, to the disk
 
 
@@ -145,7 +145,7 @@ class Training:
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes), self.parts
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / rates.smoothed + N / rates.drawn) if rates else 0
+        start = self.D * (self.steps * self.P / rates.smoothed + N / DRAWN) if rates else 0
         start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
         train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
         contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")

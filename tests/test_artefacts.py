@@ -70,6 +70,8 @@ def test_presets_and_changes():
     assert {name: PRESETS[name]["dimensions"] for name in PRESETS} == {"sample": 64, "cs": 512, "medline": 188}
     config = Config.of_preset("sample", dimensions=None, subset="", heldout=0)
     assert config.dimensions == 64 and config.heldout == 0 and config.subset == "all" and len(config.dumps) == 2
+    assert [Config.of_preset("medline", optimizer=name).learning_rate for name in ("sgd", "adam")] == [0.02, 0.003]
+    assert Config.of_preset("cs", optimizer="adam", learning_rate=0.5).learning_rate == 0.5
     assert Config.of_preset("cs", heldout_after=2000).heldout == 0.2
     assert Config.of_preset("cs", heldout_after=2000, heldout=0.1).heldout == 0.1
     how = {

@@ -129,7 +129,7 @@ def test_the_largest_number_of_dimensions():
 
 
 def test_the_plan_in_words():
-    rates = Rates(pairs=2e6, smoothed=3e9, drawn=3e8, written=3e8)
+    rates = Rates(pairs=2e6, smoothed=3e9, written=3e8)
     lines = plan_table(MEDLINE.placed(COLAB), rates)
     told = {what.split(",")[0]: (where, rows, size, seconds) for what, where, rows, size, seconds in lines}
     assert told["target rows"] == ("RAM", "14,886,544", "5.6 GB", "")

@@ -15,7 +15,6 @@ from helpers.rows.bfloat16 import to_float32
 from helpers.rows.parts import HeldPart
 from helpers.training.engines import KernelEngine, SampleLoss, new_tables
 from helpers.training.loop import train
-from helpers.training.plan import choose_engine
 from tests.planted import planted
 from tests.test_kernels import RATE, graph, judged, rows
 
@@ -197,5 +196,8 @@ def test_parts_that_cannot_work_are_refused(tmp_path):
         pair_source(config(tmp_path, context_parts=8), indptr, contexts)
     with pytest.raises(ConfigError, match="pairs from walks cannot be in parts"):
         pair_source(config(tmp_path, pairs_from="walks"), indptr, contexts)
-    with pytest.raises(ConfigError, match="context_parts = 3 is trained by kernels alone: choose engine 'kernel' and device 'cpu'"):
-        choose_engine(config(tmp_path, engine="torch"))
+    with pytest.raises(
+        ConfigError,
+        match="context_parts = 3 cannot work: it must be 1 with the torch engine or an optimizer other than rowwise_adagrad and sgd",
+    ):
+        config(tmp_path, engine="torch")

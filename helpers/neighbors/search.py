@@ -104,11 +104,8 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
 
 
 def fold_in(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """What several papers have in common, float32 (1, D): the sum of their rows, int (n,), normalised.
-
-    Of the references of a paper that is not in the corpus, this is its own row, without training: it finds the rest of its references as
-    well as a trained one (tests/benchmarks/RESULTS.md).
-    """
+    """What several papers, rows int (n,), have in common, float32 (1, D): the sum of their normalised vectors, normalised."""
+    # Of a new paper's references this is its own vector, without training: it finds more references as well as a trained one (RESULTS.md).
     return normalised(normalised(vectors[rows]).sum(axis=0, keepdims=True))
 
 
@@ -144,8 +141,8 @@ class Search:
     def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, **filters) -> pd.DataFrame:
         """The k papers nearest to one paper, or to several together (`fold_in`), as a table to read.
 
-        similarity: a name in SIMILARITIES, or "merged": all of them, each paper by its best rank; filters: of `allowed`. `percentile`: how
-        many of RANDOM_PAPERS the answer is nearer than, in percent. Fewer than k where fewer may be answers, UserError where none may.
+        similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; filters: of `allowed`; percentile: the percentage of
+        RANDOM_PAPERS that are further away. Fewer than k where fewer may be answers, UserError where none may.
         """
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
         allowed[rows] = False

@@ -23,7 +23,7 @@ from helpers.training.engines import SampleLoss, new_tables
 from helpers.training.extend import extended_tables, pairs_with_new
 from helpers.training.plan import choose_engine, placed
 
-LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr")
+LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
 EVENTS_ROOM = 1 << 20  # bytes
 ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
@@ -46,8 +46,7 @@ def train(
     Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
     """
     config = placed(config, pairs)
-    (Engine, why), data = choose_engine(config), (config, pairs.indptr, pairs.contexts, pairs.noise)
-    print(f"Trained by {why}.")
+    Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
     source = pair_source(config, *trained_on, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
@@ -63,7 +62,7 @@ def train(
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
-    log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine))]  # what the start tables know
+    log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine), "")]  # what the start tables know
     first, events = position(log, source.blocks), _Events(config, log)
     checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
@@ -109,7 +108,7 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     seconds = max(time.perf_counter() - start, 1e-9)
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
-    return _row(epoch + 1, block + 1, last["pairs"] + pairs, last["seconds"] + seconds, pairs / seconds, rate, loss, "")
+    return _row(epoch + 1, block + 1, last["pairs"] + pairs, last["seconds"] + seconds, pairs / seconds, rate, loss, "", engine.name)
 
 
 def _advice(log: list[dict]) -> str:

@@ -17,7 +17,7 @@ from helpers.artefacts import sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.errors import ConfigError
 from helpers.memory import START_COLUMNS, Rates, Training, available_ram
-from helpers.models.smoothing import THREADS, choose_warm_start, fill_start, smoothing_step
+from helpers.models.smoothing import THREADS, choose_warm_start, smoothing_step
 from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
 from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
@@ -29,7 +29,7 @@ from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, st
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
-PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS, PROBE_ROWS = 3.0, 1 << 28, 20_000_000, 1 << 18
+PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS = 3.0, 1 << 28, 20_000_000
 
 
 def choose_engine(config: Config) -> tuple[type, str]:
@@ -37,12 +37,13 @@ def choose_engine(config: Config) -> tuple[type, str]:
     stock = config.optimizer in STOCK
     if config.engine == "kernel":
         return KernelEngine, "numba kernels on CPU cores, as asked for"
-    why = "as asked for" if config.engine == "torch" else f"for optimizer {config.optimizer}" if stock else ""
-    if pick_device(config).type == "cuda":
-        why = f"on {torch.cuda.get_device_name()}"
-    if why and config.context_parts > 1:
-        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel' and device 'cpu'.")
-    return (TorchEngine, f"torch in batches, {why}") if why else (KernelEngine, "numba kernels on CPU cores, as there is no GPU in use")
+    on_gpu = pick_device(config).type == "cuda"
+    if not (on_gpu or stock or config.engine == "torch"):
+        return KernelEngine, "numba kernels on CPU cores, as there is no GPU in use"
+    if config.context_parts > 1:
+        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel'.")
+    why = "as asked for" if config.engine == "torch" else "which only torch has the optimiser for" if stock else "as there is one"
+    return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}, {why}"
 
 
 def training_of(config: Config, pairs: Pairs) -> Training:
@@ -77,7 +78,7 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
 def probe(config: Config, pairs: Pairs) -> Rates:
     """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
     trained = trained_a_second(config, *thinned(pairs, config.dimensions))
-    return Rates(trained, _smoothed_a_second(config, pairs), _drawn_a_second(config), _written_a_second(Path(config.out)))
+    return Rates(trained, _smoothed_a_second(config, pairs), _written_a_second(Path(config.out)))
 
 
 def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
@@ -112,13 +113,6 @@ def _smoothed_a_second(config: Config, pairs: Pairs) -> float:
     with ThreadPoolExecutor(THREADS) as pool:
         seconds = timeit.timeit(lambda: list(pool.map(step, bounds[:-1], bounds[1:])), number=1)
     return D * float(pairs.indptr[bounds[-1]] - pairs.indptr[bounds[0]]) / seconds
-
-
-def _drawn_a_second(config: Config) -> float:
-    # a warm start without citations: what each row costs
-    graph, tables = (np.zeros(PROBE_ROWS + 1, np.int64), np.empty(0, np.int32)), _tables(config, PROBE_ROWS, START_COLUMNS)
-    seconds = timeit.repeat(lambda: fill_start(*graph, *tables, (1,), 1.0, np.random.default_rng(0)), repeat=2, number=1)
-    return PROBE_ROWS * START_COLUMNS / seconds[1]  # the first compiled
 
 
 def _written_a_second(folder: Path) -> float:
