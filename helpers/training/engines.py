@@ -72,8 +72,6 @@ class Engine:
 class KernelEngine(Engine):
     """Trains on CPU cores by `models/kernels.py`: the same bits every time in one thread, not in several, which share tables unlocked."""
 
-    name = "kernel"
-
     def __init__(self, config, indptr, *tables, **given):
         super().__init__(config, indptr, *tables, **given)
         self.threads = config.threads or os.cpu_count()

@@ -35,8 +35,6 @@ class TorchEngine(Engine):
     memory for those of files, None = what is free; ahead: rows travel while others are trained; direct: by kernels, None = if faster.
     """
 
-    name = "torch"
-
     def __init__(self, config, indptr, *tables, gpu: int | None = None, ram: int | None = None, ahead=True, direct=None, **given):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
