@@ -108,9 +108,8 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     seconds = max(time.perf_counter() - start, 1e-9)
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
-    return _row(
-        epoch + 1, block + 1, last["pairs"] + pairs, last["seconds"] + seconds, pairs / seconds, rate, loss, "", type(engine).__name__
-    )
+    pairs_done, seconds_done = last["pairs"] + pairs, last["seconds"] + seconds
+    return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, "", type(engine).__name__)
 
 
 def _advice(log: list[dict]) -> str:
