@@ -14,7 +14,7 @@ KERNEL_OPTIMIZERS = (
     "rowwise_adagrad",
     "sgd",
 )  # what both engines have; of the others, the learning rate (by the sample's validation MRR)
-RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.07, "nadam": 0.003, "radam": 0.01,
+RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
 CHOICES = {
     "subset": SUBSETS, "engine": ("auto", "kernel", "torch"),
