@@ -63,7 +63,7 @@ def train(
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine), "")]  # what the start tables know
-    first, events = position(log, source.blocks), _Events(config, log)
+    first, events = (found.epoch, found.block) if found else (0, 0), _Events(config, log)
     checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
