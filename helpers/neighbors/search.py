@@ -69,10 +69,9 @@ def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: n
     """
     N, D = parts[0][1].shape
     most = N if allowed is None else int(allowed.sum())
-    most -= int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any()))
-    if k > max(most, 0):
-        possible = f"only {max(most, 0):,} papers can be answers"
-        raise UserError(f"{k} neighbours were asked for, but {possible}; ask for fewer or loosen the filters.")
+    most = max(0, most - int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any())))
+    if k > most:
+        raise UserError(f"{k} neighbours were asked for, but only {most:,} papers can be answers; ask for fewer or loosen the filters.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     queries = [torch.from_numpy(normalised(of_part) if cosine else np.asarray(of_part, np.float32)).to(device) for of_part, _ in parts]
     best, scores_of_best = (torch.empty(len(queries[0]), 0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
@@ -80,11 +79,9 @@ def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: n
     for first in range(0, N, step):
         last, scores = min(first + step, N), 0
         for of_part, (_, vectors) in zip(queries, parts, strict=True):
-            rows = torch.from_numpy(np.array(vectors[first:last])).to(device).float()
+            rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
-        if torch.isnan(scores).any():
-            raise UserError("A vector is not a number (NaN): these vectors are damaged, or their training was; export or train them again.")
         if allowed is not None:
             scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
         if own is not None:
@@ -94,6 +91,8 @@ def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: n
         scores_of_best, best = torch.cat([scores_of_best, top], dim=1), torch.cat([best, places + first], dim=1)
         scores_of_best, places = scores_of_best.topk(min(k, scores_of_best.shape[1]))
         best = best.gather(1, places)
+    if torch.isnan(scores_of_best).any():  # it counts as the highest
+        raise UserError("A vector is not a number (NaN): these vectors are damaged, or their training was; export or train them again.")
     return best.cpu().numpy(), scores_of_best.cpu().numpy()
 
 
