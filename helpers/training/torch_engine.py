@@ -148,9 +148,7 @@ def _gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
         if "CUDA" not in str(error):
             raise
         told = f"The GPU failed ({in_a_line(error)})"
-        raise TrainingError(
-            f"{told}: restart the runtime and run this again, or take engine 'kernel'; the last checkpoint is untouched."
-        ) from error
+        raise TrainingError(f"{told}: restart the runtime, or take engine 'kernel'; the last checkpoint is untouched.") from error
 
 
 def pick_device(config: Config) -> torch.device:
