@@ -79,7 +79,7 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
 
 
 def _columns(shards: list[Path], name: str) -> Iterator[list[np.ndarray]]:
-    for batch in batches_of(shards, name):
+    for batch in batches_of(shards, name, mapped=False):
         yield [column.to_numpy(zero_copy_only=False) for column in batch.columns]
 
 

@@ -94,11 +94,11 @@ def _name(place: int, file, settings: dict | list) -> str:
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
-def batches_of(shards: list[Path], name: str) -> Iterator[pa.RecordBatch]:
-    """The record batches of `name.arrow` of those shards that have it, memory-mapped."""
+def batches_of(shards: list[Path], name: str, mapped: bool = True) -> Iterator[pa.RecordBatch]:
+    """The record batches of `name.arrow` of those shards that have it, memory-mapped, or each read into memory when it is its turn."""
     for shard in shards:
         if (path := shard / f"{name}.arrow").exists():
-            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            file = pa.ipc.open_file(pa.memory_map(str(path)) if mapped else pa.OSFile(str(path)))
             yield from map(file.get_batch, range(file.num_record_batches))
 
 

@@ -90,9 +90,10 @@ def build_pairs(config: Config) -> dict:
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
     _place(indptr, cited, apart, 0, counts, np.empty(0, np.int32))
-    pairs_indptr = np.concatenate([[0], np.cumsum(counts)])
-    P = int(pairs_indptr[-1])
     with new_folder(config.folder("pairs")) as folder:
+        np.save(folder / "noise.npy", noise.alias_table(counts, config.noise_power))  # first: little else is in memory yet
+        pairs_indptr = np.concatenate([[0], np.cumsum(counts)])
+        P = int(pairs_indptr[-1])
         np.save(folder / "contexts_indptr.npy", pairs_indptr)
         with open_npy(folder / "contexts.npy", np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
             for targets in row_ranges(pairs_indptr, RANGE_PAIRS):  # filled in memory, whatever the order their pairs come in
@@ -103,7 +104,6 @@ def build_pairs(config: Config) -> dict:
                 file.write(memoryview(contexts))
                 bar.update(len(contexts))
         np.save(folder / "heldout.npy", generator.permutation(heldout))
-        np.save(folder / "noise.npy", noise.alias_table(np.diff(pairs_indptr), config.noise_power))
         facts = {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
         write_manifest(folder, **facts, **made_of)
     return read_manifest(config.folder("pairs"), NOTEBOOK)
