@@ -144,13 +144,10 @@ class Table:
 
     def _fetch(self, working: Working, new: torch.Tensor) -> None:
         for name in self._cold:
-            part = working.parts[name]
-            every = len(new) == len(part) - working.hot
-            out = part[working.hot :] if every else part.new_empty((len(new), *part.shape[1:]))
+            out = working.parts[name].new_empty((len(new), *self.home[name].shape[1:]))
             for rows, ids, where in self._by_span(name, working.ids[new]):
                 rows.gather(ids, out[where])
-            if not every:
-                part[new] = out
+            working.parts[name][new] = out
 
     def _send_home(self, working: Working | None) -> None:
         for name in self._cold if working else ():
