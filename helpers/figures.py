@@ -39,21 +39,24 @@ def publication_years(years: np.ndarray) -> Figure:
 
 
 def training_curves(log: pd.DataFrame, chance: float) -> Figure:
-    """Loss a pair (left) and held-out MRR (right, where something is held out) over the pairs trained; log: log.csv's columns."""
+    """Loss a pair, and where they were measured validation MRR and PIP loss, over the pairs trained; log: log.csv's columns."""
     unit, word = (1e6, "millions") if log["pairs"].max() >= 1e6 else (1e3, "thousands")
-    figure, axes = _figure("Training: loss a pair", f"pairs trained ({word})", "loss a pair (nats)")
-    losses = log.dropna(subset=["loss"])
-    axes.plot(losses["pairs"] / unit, losses["loss"], color=OURS, marker="." if len(losses) < 40 else None)
-    axes.axhline(chance, color=MARK, linestyle="--", linewidth=1)
-    axes.annotate(f"chance {chance:.2f}", (0, chance), xytext=(0, 3), textcoords="offset points", color=MARK)
-    axes.set_ylim(0, max(chance, losses["loss"].max() if len(losses) else 0) * 1.15)
-    scores = log.dropna(subset=["mrr"])
-    if len(scores):
-        figure.suptitle("Training: loss a pair, and MRR on validation citations", x=0.01, ha="left")
-        right = axes.twinx()
-        right.plot(scores["pairs"] / unit, scores["mrr"], color="#e09f3e", marker="o", markersize=4)
-        right.set(ylabel="validation MRR (orange)", ylim=(0, scores["mrr"].max() * 1.3))
-        right.spines["top"].set_visible(False)
+    curves = {
+        "loss": ("loss a pair (nats)", OURS),
+        "mrr": ("validation MRR", "#e09f3e"),
+        "pip_loss": ("PIP loss of the targets", "#6a8d73"),
+    }
+    curves = {name: of for name, of in curves.items() if name in log and log[name].notna().any()}
+    figure, panels = plt.subplots(1, max(len(curves), 1), figsize=(7.5, 3.2), layout="constrained", squeeze=False)
+    for axes, (name, (label, colour)) in zip(panels[0], curves.items(), strict=False):
+        values = log.dropna(subset=[name])
+        axes.plot(values["pairs"] / unit, values[name], color=colour, marker="." if len(values) < 40 else None)
+        axes.set(title=label, xlabel=f"pairs trained ({word})", ylim=(0, max(values[name].max(), chance if name == "loss" else 0) * 1.15))
+        axes.spines[["top", "right"]].set_visible(False)
+    if "loss" in curves:
+        panels[0, 0].axhline(chance, color=MARK, linestyle="--", linewidth=1)
+        panels[0, 0].annotate(f"chance {chance:.2f}", (0, chance), xytext=(0, 3), textcoords="offset points", color=MARK)
+    plt.close(figure)
     return figure
 
 

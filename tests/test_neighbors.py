@@ -8,10 +8,12 @@ import pytest
 
 from helpers.errors import UserError
 from helpers.neighbors import evaluate as evaluation
-from helpers.neighbors import search
-from helpers.neighbors.evaluate import Questions, baselines, evaluate, readings, splits, summary, verdict
-from helpers.neighbors.search import SIMILARITIES, Search, find_papers, link, nearest, top_k
+from helpers.neighbors import search, sppmi, topics
+from helpers.neighbors.baselines import baselines
+from helpers.neighbors.evaluate import Questions, evaluate, readings, splits, summary, validation_scores, verdict
+from helpers.neighbors.search import COSINE, SIMILARITIES, Search, find_papers, find_references, link, mean_row, nearest, top_k
 from tests.conftest import random_pairs
+from tests.csr import csr
 
 
 @pytest.fixture
@@ -32,12 +34,18 @@ def test_ranks_equal_a_sort_by_hand(pairs, monkeypatch):
     monkeypatch.setattr(evaluation, "CHUNK_VALUES", 5000)  # several chunks
     generator = np.random.default_rng(0)
     target, context = generator.standard_normal((2, 400, 6)).astype(np.float32)
+    target += np.float32([3, 0, 0, 0, 0, 0])  # that all rows share
+    target[5] = 0
+    known = np.arange(400) != 5
+    centred = np.where(known[:, None], target - target[known].mean(axis=0), 0)
+    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
     questions = Questions(pairs, pairs.heldout, seed=1)
     by_hand = {
         "target.context": lambda a, b: target[a] @ context[b],
         "context.target": lambda a, b: context[a] @ target[b],
         "target.context + context.target": lambda a, b: target[a] @ context[b] + context[a] @ target[b],
-        "target-target cosine": lambda a, b: target[a] @ target[b] / np.linalg.norm(target[a]) / np.linalg.norm(target[b]),
+        "target-target cosine": lambda a, b: unit(target)[a] @ unit(target)[b],
+        COSINE: lambda a, b: unit(centred)[a] @ unit(centred)[b],
     }
     every = questions.ranks(readings(target, context), 6)
     assert set(every) == set(by_hand)
@@ -81,14 +89,84 @@ def test_candidates_of_large_graphs_come_from_a_pool(pairs, monkeypatch):
 
 
 def test_baselines(pairs):
-    queries, papers = np.array([0, 7]), np.array([[1, 2, 3], [7, 8, 9]])
-    scores = baselines(pairs)(queries, papers)
-    for i, query in enumerate(queries):
-        for j, paper in enumerate(papers[i]):
-            contexts = pairs.contexts[pairs.indptr[paper] : pairs.indptr[paper + 1]].tolist()
-            assert scores["common neighbours"][i, j] == sum(context in neighbours_of(pairs, query) for context in contexts)
-            assert scores["popularity"][i, j] == len(contexts)
-    assert scores["random"].shape == (2, 3)
+    """Against their definitions, on a graph whose citations, half of the directions of its pairs, hold the held-out ones, too."""
+    generator, N = np.random.default_rng(1), pairs.papers
+    targets = np.repeat(np.arange(N), np.diff(pairs.indptr))
+    forward = targets < pairs.contexts
+    cites = np.concatenate([np.stack([targets[forward], pairs.contexts[forward]], axis=1), pairs.heldout])
+    cites = np.unique(np.where(generator.random(len(cites))[:, None] < 0.5, cites, cites[:, ::-1]), axis=0)
+    citations = csr(*cites.T, N)
+    trained = {(a, b) for a, b in cites.tolist() if b in neighbours_of(pairs, a)}
+    assert len(trained) < len(cites)  # some are hidden
+    refs = [{b for a, b in trained if a == paper} for paper in range(N)]
+    citers = [{a for a, b in trained if b == paper} for paper in range(N)]
+    queries = generator.integers(0, N, 6)
+    papers = generator.integers(0, N, (6, 50))
+    papers[:, :10] = [[*neighbours_of(pairs, 9)][:5] + [*neighbours_of(pairs, 11)][:5]] * 6
+    queries[:2] = 9, 11
+    scores = baselines(pairs, citations)(queries, papers)
+    assert set(scores) == {"random", "popularity", "common neighbours", "Adamic-Adar", "co-citation kNN", "SVD of SPPMI"}
+    found = 0
+    for i, query in enumerate(queries.tolist()):
+        for j, paper in enumerate(papers[i].tolist()):
+            times = lambda middle, paper=paper: np.count_nonzero(pairs.contexts[pairs.indptr[paper] : pairs.indptr[paper + 1]] == middle)  # noqa: E731
+            shared = {middle: times(middle) * times(middle, query) for middle in neighbours_of(pairs, query)}
+            assert scores["common neighbours"][i, j] == sum(shared.values())
+            degree = {middle: len(pairs.contexts[pairs.indptr[middle] : pairs.indptr[middle + 1]]) for middle in shared}
+            assert scores["Adamic-Adar"][i, j] == pytest.approx(sum(n / np.log(max(degree[m], 2)) for m, n in shared.items()), rel=1e-5)
+            co_cited = {r: len((citers[r] & citers[paper]) - {query}) for r in refs[query]}
+            expected = sum(n / np.sqrt(len(citers[r]) * len(citers[paper])) for r, n in co_cited.items() if n)
+            assert scores["co-citation kNN"][i, j] == pytest.approx(expected, rel=1e-5)
+            found += expected > 0
+            assert scores["popularity"][i, j] == pairs.indptr[paper + 1] - pairs.indptr[paper]
+    assert found > 10 and scores["random"].shape == papers.shape
+    assert "co-citation kNN" not in baselines(pairs)(queries, papers)
+
+
+@pytest.fixture
+def dense(pairs) -> np.ndarray:
+    """SPPMI of these pairs with K = 2, from its definition, float64 (N, N)."""
+    counts = np.zeros((pairs.papers, pairs.papers))
+    np.add.at(counts, (np.repeat(np.arange(pairs.papers), np.diff(pairs.indptr)), pairs.contexts), 1)
+    degree = np.maximum(counts.sum(axis=1), 1)
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(counts * counts.sum() / degree[:, None] / degree) - np.log(2), 0)
+
+
+def test_sppmi_and_its_truncated_svd(pairs, dense):
+    rows = np.array([3, 7, 399])
+    of, columns, values = sppmi.sppmi(pairs, rows, negatives=2)
+    sparse = np.zeros((3, pairs.papers))
+    sparse[of, columns] = values
+    assert np.allclose(sparse, dense[rows], atol=1e-5) and dense.any()
+    S = np.linalg.svd(dense, compute_uv=False)
+    left, right = sppmi.factorised(pairs, 300, negatives=2)
+    assert np.linalg.norm(left @ right.T - dense) == pytest.approx(np.sqrt((S[300:] ** 2).sum()), rel=0.05)
+
+
+def test_pip_loss_is_the_distance_of_inner_products(pairs, dense, monkeypatch):
+    E = np.random.default_rng(0).standard_normal((pairs.papers, 5)).astype(np.float32)
+    products = (E @ E.T).astype(np.float64)
+    scale = (products * dense).sum() / (products**2).sum()
+    expected = np.linalg.norm(max(scale, 0) * products - dense) / np.linalg.norm(dense)
+    assert sppmi.pip_loss(pairs, E, negatives=2) == pytest.approx(expected, abs=1e-5)
+    assert sppmi.pip_loss(pairs, -7 * E, negatives=2) == pytest.approx(expected, abs=1e-5)  # the length of all rows says nothing
+    values, vectors = np.linalg.eigh(dense)
+    best = vectors[:, values > 0] * np.sqrt(values[values > 0])
+    floor = np.sqrt((values[values < 0] ** 2).sum() / (values**2).sum())
+    assert sppmi.pip_loss(pairs, best, negatives=2) == pytest.approx(floor, abs=0.03) and floor < expected
+    monkeypatch.setattr(sppmi, "PIP_ROWS", 150)
+    sampled = [sppmi.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2, seed=seed) for seed in range(30)]
+    monkeypatch.undo()
+    whole = sppmi.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2)
+    assert np.mean(sampled) == pytest.approx(whole, abs=0.02) and whole < 0.95
+
+
+def test_scores_for_the_training_loop(pairs):
+    E = np.random.default_rng(0).standard_normal((pairs.papers, 5)).astype(np.float32)
+    assert set(validation_scores(pairs)(E, E)) == {"mrr", "pip_loss"}
+    nothing = types.SimpleNamespace(**{**vars(pairs), "heldout": pairs.heldout[:0]})
+    assert set(validation_scores(nothing)(E, E)) == {"pip_loss"}
 
 
 def test_random_is_near_chance(pairs):
@@ -115,7 +193,8 @@ def test_the_reading_is_chosen_on_validation_and_reported_on_test(pairs):
     assert metrics["chosen_reading"] == "target.context"
     assert metrics["readings"]["target.context"]["validation_mrr"] > 0.9 > 0.5 > metrics["mrr"]
     assert metrics["mrr"] == metrics["readings"]["target.context"]["mrr"]
-    assert set(metrics["baselines"]) == {"random", "popularity", "common neighbours"} and len(metrics["readings"]) == 4
+    simple = {"random", "popularity", "common neighbours", "Adamic-Adar", "SVD of SPPMI"}
+    assert set(metrics["baselines"]) == simple and len(metrics["readings"]) == 5 and 0 < metrics["pip_loss"] <= 1
     assert verdict(metrics, epochs=0).startswith("Nothing was trained (0 epochs)")
     assert "target.context" in verdict(metrics) and verdict(metrics).startswith("It ")
 
@@ -144,13 +223,14 @@ def papers() -> pa.Table:
     titles = ["Deep (learning)", "A deep sea", None, "Übergänge", "Deep work"]
     numbers = pa.array([9, 5, 4, 2, 1], pa.int32())
     return pa.table({
-        "paper_id": ["W1", "W2", "W3", "W4", "W5"], "title": titles, "year": pa.array([2000, None, 1999, 2001, 2002], pa.int32()),
+        "paper_id": ["W11", "W22", "W33", "W44", "W55"], "doi": ["10.1234/ab(c)", None, "10.5555/x.y", None, None],
+        "pmid": [None, "123", None, "77", None], "title": titles, "year": pa.array([2000, None, 1999, 2001, 2002], pa.int32()),
         "degree": numbers,
     })  # fmt: skip
 
 
 def test_find_papers(papers):
-    assert find_papers(papers, "W3").tolist() == [2]
+    assert find_papers(papers, "W33").tolist() == [2]
     assert find_papers(papers, "dEEp").tolist() == [0, 1, 4]  # most cited first
     assert find_papers(papers, "deep (").tolist() == [0]  # no pattern language
     assert find_papers(papers, "übergänge").tolist() == [3]
@@ -171,9 +251,9 @@ VECTORS = np.array([[1, 0], [1, 0.1], [1, 0.05], [0, 1], [-1, 0]], np.float16)
 
 def test_only_papers_with_a_title_are_answers(papers):
     table = Search(papers, VECTORS, VECTORS).near(0, k=3)
-    assert table["paper_id"].tolist() == ["W2", "W4", "W5"] and table["rank"].tolist() == [1, 2, 3]
+    assert table["paper_id"].tolist() == ["W22", "W44", "W55"] and table["rank"].tolist() == [1, 2, 3]
     assert table["year"].tolist() == [None, 2001, 2002] and table["few citations"].tolist() == [False, True, True]
-    assert table["link"].tolist() == [f"https://openalex.org/{name}" for name in ("W2", "W4", "W5")] and (table["why"] == "").all()
+    assert table["link"].tolist() == [f"https://openalex.org/{name}" for name in ("W22", "W44", "W55")] and (table["why"] == "").all()
 
 
 def test_more_neighbours_than_papers(papers):
@@ -187,10 +267,38 @@ def test_more_neighbours_than_papers(papers):
 
 
 def test_a_corpus_without_titles_shows_ids(papers):
-    bare = papers.set_column(1, "title", pa.nulls(5, pa.string()))
+    bare = papers.set_column(3, "title", pa.nulls(5, pa.string()))
     assert find_papers(bare, "").tolist() == [0, 1, 2, 3, 4]
     table = Search(bare, VECTORS, VECTORS).near(0, k=2)
-    assert table["paper_id"].tolist() == ["W3", "W2"] and table["title"].isna().all()
+    assert table["paper_id"].tolist() == ["W33", "W22"] and table["title"].isna().all()
+
+
+def test_find_papers_by_doi_and_pmid(papers):
+    for query in ("10.5555/X.Y", "https://doi.org/10.5555/x.y", "doi:10.5555/x.y", "https://openalex.org/W33"):
+        assert find_papers(papers, query).tolist() == [2], query
+    assert find_papers(papers, "10.1234/AB(c)").tolist() == [0]
+    for query in ("77", "PMID: 77", "https://pubmed.ncbi.nlm.nih.gov/77/"):
+        assert find_papers(papers, query).tolist() == [3], query
+    nih = papers.set_column(0, "paper_id", pa.array(["5", "4", "3", "2", "1"])).drop_columns(["doi", "pmid"])
+    assert find_papers(nih, "pmid:3").tolist() == [2] and find_papers(nih, "4").tolist() == [1]
+
+
+def test_a_pasted_list_of_references(papers):
+    papers = papers.set_column(
+        3, "title", pa.array(["Deep (learning) of the sea", "A deep sea", None, "Übergänge", "On the deep: sea work"])
+    )
+    text = """
+    [1] Smith J., On the Deep Sea Work. Nature 1 (2000), 3-4.
+    [2] Jones, doi: 10.1234/AB(c).
+    Übergänge
+    pmid 77
+    A deep
+    [3] Brown, "Deep learning of the sea", 2001, 10.9999/not.here
+    """
+    rows, lost = find_references(papers, text)
+    assert rows.tolist() == [4, 0, 3] and lost == ["A deep"]  # each once, in the order of the list
+    with pytest.raises(UserError, match="The list of references is empty; paste one reference a line"):
+        find_references(papers, " \n ")
 
 
 @pytest.fixture
@@ -214,7 +322,8 @@ def by_hand(search: Search, rows: list[int], name: str) -> np.ndarray:
     unit = lambda table: table / np.linalg.norm(table, axis=1, keepdims=True)  # noqa: E731
     total = 0
     for asked, answers in SIMILARITIES[name]:
-        query, table = unit(getattr(search, asked)[rows]).sum(axis=0), getattr(search, answers)
+        mean = getattr(search, asked).mean(axis=0) if "centred" in name else 0
+        query, table = unit(getattr(search, asked)[rows] - mean).sum(axis=0), getattr(search, answers) - mean
         query = query / np.linalg.norm(query)
         total = total + (unit(table) if "cosine" in name else table) @ query
     total[rows] = -np.inf
@@ -275,6 +384,52 @@ def test_why_counts_what_ties_papers_together(corpus):
         )  # fmt: skip
     assert table["why"].tolist() == [", ".join(reasons) for reasons in told]
     assert {"cites it", "cited by it", "1 shared reference", "2 shared citers"} <= {reason for reasons in told for reason in reasons}
+
+
+def test_reach_is_asked_for_once_and_refused_where_it_cannot_be_had(corpus):
+    asked, far = [], np.random.default_rng(9).standard_normal((300, 16)).astype(np.float32)
+    wide = Search(corpus.papers, corpus.target, corpus.context, reaching=lambda reach: asked.append(reach) or far)
+    for _ in range(2):
+        assert wide.near(7, reach=16)["row"].tolist() == Search(corpus.papers, far, corpus.context).near(7)["row"].tolist()
+    assert wide.near(7)["row"].tolist() == corpus.near(7)["row"].tolist() and asked == [16]
+    with pytest.raises(UserError, match="A reach of 16 needs the run's own training pairs, which are not at hand; take reach 0"):
+        corpus.near(7, reach=16)
+    with pytest.raises(UserError, match="There is no similarity 'cosine'; choose one of target-target cosine, centred, "):
+        corpus.near(7, similarity="cosine")
+
+
+def test_the_mean_row_leaves_out_rows_of_zeros_which_are_no_answers(monkeypatch):
+    vectors = np.float32([[1, 1], [3, 1], [0, 0], [2, -2]])
+    assert mean_row(vectors).tolist() == [2, 0]
+    rows, scores = top_k([(np.float32([[-1, 1]]), vectors)], 4, True, mean=mean_row(vectors))
+    assert rows[0].tolist() == [0, 1, 2, 3] and np.allclose(scores, [[1, 0, 0, -np.sqrt(0.5)]])
+    assert vectors[0].tolist() == [1, 1]  # untouched
+
+
+def test_labels_and_what_vectors_know_of_them():
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 3, 600)
+    fields = [[["physics", "x"], ["biology"], None][label] for label in truth]
+    fields[:5] = [["rare"]] * 5
+    labels, names = topics.labels_of(pa.table({"fields": pa.array(fields, pa.list_(pa.string()))}))
+    assert sorted(names) == ["biology", "physics"] and (labels[:5] == -1).all()
+    for name, label in (("physics", 0), ("biology", 1)):
+        assert np.array_equal(labels[5:] == names.index(name), truth[5:] == label)
+    vectors = generator.standard_normal((600, 4)).astype(np.float32) + 6 * np.eye(4, dtype=np.float32)[np.maximum(labels, 0)]
+    scores = topics.topic_scores(vectors, labels)
+    assert scores["same label"] > 0.95 > 0.6 > scores["chance"] and scores["accuracy"] > 0.95 > 0.7 > scores["commonest label"]
+    blind = topics.topic_scores(generator.standard_normal((600, 4)).astype(np.float32), labels)
+    assert abs(blind["same label"] - blind["chance"]) < 0.05 and blind["accuracy"] < 0.7
+    assert topics.topic_scores(vectors, np.full(600, -1)) == {}
+    assert topics.labels_of(pa.table({"title": ["a"]}))[0].tolist() == [-1]
+
+
+def test_agreement_of_two_tables():
+    generator = np.random.default_rng(0)
+    first = generator.standard_normal((200, 6)).astype(np.float32)
+    turn = np.linalg.qr(generator.standard_normal((6, 6)))[0].astype(np.float32)
+    assert topics.agreement(first, 3 * first @ turn) > 0.999
+    assert topics.agreement(first, generator.standard_normal((200, 8)).astype(np.float32)) == pytest.approx(10 / 199, abs=0.02)
 
 
 def test_vectors_that_are_no_numbers_are_told():

@@ -17,7 +17,7 @@ from helpers.config import Config
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, ConfigError
 from helpers.models import kernels
-from helpers.neighbors.evaluate import validation_mrr
+from helpers.neighbors.evaluate import validation_scores
 from helpers.pairs import shards
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
@@ -371,7 +371,7 @@ def test_walks_never_step_over_a_heldout_citation(run):
 @pytest.mark.parametrize("pairs_from", ["walks", "shards"])
 def test_the_loop_trains_from_walks_and_shards(run, pairs_from, engine):
     c, pairs, walk = run(pairs_from=pairs_from, engine=engine, epochs=3, learning_rate=0.1)
-    result = train(c, pairs, validation_mrr(pairs))
+    result = train(c, pairs, validation_scores(pairs))
     assert result.log[-1]["pairs"] == 3 * walk.pairs and result.log[-1]["loss"] < 0.7 * chance_loss(c.negatives)
     assert result.log[-1]["mrr"] > 0.07  # chance: .02
     again = train(dataclasses.replace(c, epochs=3), pairs)  # from the checkpoint: nothing to do

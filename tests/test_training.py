@@ -20,7 +20,7 @@ from helpers.config import ROOT
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, TrainingError
 from helpers.export.drive import checkpoints_on_drive
-from helpers.neighbors.evaluate import validation_mrr
+from helpers.neighbors.evaluate import validation_scores
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training import engines, loop
 from helpers.training.checkpoint import newest_checkpoint, trained_checkpoint
@@ -49,7 +49,7 @@ def log_of(config) -> list[dict]:
 
 def test_it_learns_and_says_so(run):
     c, pairs = run(epochs=8, learning_rate=0.1)
-    result = train(c, pairs, validation_mrr(pairs))
+    result = train(c, pairs, validation_scores(pairs))
     rows = log_of(c)
     assert tuple(rows[0]) == LOG_COLUMNS and result.epoch == 8
     assert [row["epoch"] for row in rows if row["mrr"]] == [str(epoch) for epoch in range(9)]
@@ -65,7 +65,7 @@ def test_tensorboard_holds_the_curves(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     c, pairs = run(epochs=2)
-    train(c, pairs, validation_mrr(pairs))
+    train(c, pairs, validation_scores(pairs))
     events = EventAccumulator(str(c.folder("tensorboard")))
     events.Reload()
     rows = log_of(c)[1:]
@@ -115,7 +115,7 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
 def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     rate = 0.02 if optimizer == "sgd" else 0.1
     c, pairs = run(epochs=4, optimizer=optimizer, learning_rate=rate, warm_up=0.2, checkpoint_minutes=0, **more)  # one a block
-    unbroken = train(c, pairs, validation_mrr(pairs))
+    unbroken = train(c, pairs, validation_scores(pairs))
     d = dataclasses.replace(c, out=str(tmp_path / "second"))
     for name in ("corpus", "pairs"):
         d.folder(name).parent.mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
     blocks = len(log_of(c)) // 4
     last = newest_checkpoint(d, pairs.fingerprint)
     assert (last.epoch, last.block) == (2, blocks - 1) and last.path.name == f"{3 * blocks - 1:09d}"
-    resumed = train(d, pairs, validation_mrr(pairs))
+    resumed = train(d, pairs, validation_scores(pairs))
     assert (resumed.epoch, resumed.block) == (4, 0)
     assert torch.equal(unbroken.target, resumed.target) and torch.equal(unbroken.context, resumed.context)
     if optimizer == "rowwise_adagrad":

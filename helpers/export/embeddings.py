@@ -59,7 +59,7 @@ class Answer:
 
     def metrics(self) -> dict:
         """The held-out scores: those that came with these very vectors, else measured now."""
-        return self.facts.get("metrics") or (evaluate(self.pairs, self.target, self.context) if self.pairs else {})
+        return self.facts.get("metrics") or (evaluate(self.pairs, self.target, self.context, self.citations) if self.pairs else {})
 
     def reaching(self, reach: int, folder: Path) -> "Answer":
         """These vectors with targets smoothed `reach` steps over the training pairs, float16; ArtefactError for vectors opened finished."""

@@ -8,9 +8,11 @@
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
+from helpers.neighbors.baselines import Scores, baselines
+from helpers.neighbors.search import COSINE, mean_row
+from helpers.neighbors.sppmi import pip_loss
 from helpers.pairs.build import Pairs
 
 CANDIDATES = 1000
@@ -19,8 +21,6 @@ LARGE, POOL = 1 << 20, 1 << 16  # of more papers, all candidates are drawn from 
 FEW_TESTS = 200
 HITS = (1, 10, 50)
 CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
-
-Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # (queries (n,), papers (n, m)) -> name -> scores (n, m)
 
 
 def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,27 +71,20 @@ class Questions:
 
 
 def readings(target: np.ndarray, context: np.ndarray) -> Scores:
-    """The ways to score pairs of papers from the two tables, float (N, D) each."""
+    """The ways to score pairs of papers from the two tables, float (N, D) each: of search.SIMILARITIES those that find citations."""
+    mean = mean_row(target)
 
     def scores(queries, papers):
-        of_targets, of_contexts = target[papers], context[papers]
-        forward = np.matmul(of_contexts, target[queries][:, :, None])[:, :, 0]
+        of_targets, own, centred = target[papers], target[queries], target[queries] - mean
+        forward = np.matmul(context[papers], own[:, :, None])[:, :, 0]
         backward = np.matmul(of_targets, context[queries][:, :, None])[:, :, 0]
-        lengths = np.sqrt(np.einsum("nmd,nmd->nm", of_targets, of_targets)) * np.linalg.norm(target[queries], axis=1)[:, None]
-        cosine = np.matmul(of_targets, target[queries][:, :, None])[:, :, 0] / np.maximum(lengths, 1e-12)
-        names = ("target.context", "context.target", "target.context + context.target", "target-target cosine")
-        return dict(zip(names, (forward, backward, forward + backward, cosine), strict=True))
-
-    return scores
-
-
-def baselines(pairs: Pairs, seed: int = 0) -> Scores:
-    """What needs no training: random scores, popularity (training degree), the number of common neighbours."""
-    generator, degree = np.random.default_rng(seed), np.diff(pairs.indptr)
-
-    def scores(queries, papers):
-        common = _common_neighbours(pairs.indptr, pairs.contexts, queries, papers)
-        return {"random": generator.random(papers.shape), "popularity": degree[papers], "common neighbours": common}
+        products, along = np.matmul(of_targets, own[:, :, None])[:, :, 0], of_targets @ mean
+        squares = np.einsum("nmd,nmd->nm", of_targets, of_targets)
+        cosine = products / np.maximum(np.sqrt(squares) * np.linalg.norm(own, axis=1)[:, None], 1e-12)
+        lengths = np.sqrt(np.maximum(squares - 2 * along + mean @ mean, 0)) * np.linalg.norm(centred, axis=1)[:, None]
+        without = np.where(squares > 0, (products - along - (centred @ mean)[:, None]) / np.maximum(lengths, 1e-12), 0)
+        names = ("target.context", "context.target", "target.context + context.target", "target-target cosine", COSINE)
+        return dict(zip(names, (forward, backward, forward + backward, cosine, without), strict=True))
 
     return scores
 
@@ -105,15 +98,19 @@ def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
     return {"mrr": float(reciprocal.mean()), "mrr_low": float(low), "mrr_high": float(high), **hits}
 
 
-def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, seed: int = 0) -> dict:
-    """Every reading of tables float32 (N, D), and baseline, on the test split, one chosen on validation; {} where nothing is held out."""
+def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, citations=None, seed: int = 0) -> dict:
+    """Every reading of tables float32 (N, D), and baseline, on the test split, one chosen on validation; {} where nothing is held out.
+
+    citations: (indptr, cited) by citing paper, for co-citation. Beside the scores: `pip_loss` of the targets.
+    """
     validation, test = splits(pairs.heldout)
     if not len(validation):
         return {}
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
     results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
+    results["pip_loss"] = pip_loss(pairs, target)
     results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
-    ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, seed))}
+    ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, citations, seed=seed))}
     for kind, scores in ranked.items():
         results[kind] = {name: summary(ranks, seed) for name, ranks in scores.items()}
     for name, ranks in of_validation.ranks_by_readings(target, context).items():
@@ -141,25 +138,12 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
     )
 
 
-def validation_mrr(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], float | None]:
-    """A function of (target, context) for the training loop: the best reading's MRR on `most` validation citations, None without any."""
+def validation_scores(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """A function of (target, context) for the training loop: mrr, the best reading's on `most` validation citations, and pip_loss."""
     questions = Questions(pairs, splits(pairs.heldout)[0][:most], seed)
 
-    def mrr(target: np.ndarray, context: np.ndarray) -> float | None:
-        return max((float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values()), default=None)
+    def scores(target: np.ndarray, context: np.ndarray) -> dict[str, float]:
+        mrrs = [float((1 / ranks).mean()) for ranks in questions.ranks_by_readings(target, context).values()]
+        return {"pip_loss": pip_loss(pairs, target)} | ({"mrr": max(mrrs)} if len(mrrs) else {})
 
-    return mrr
-
-
-@numba.njit(cache=True)
-def _common_neighbours(indptr, contexts, queries, papers):
-    # How many contexts queries[i] and papers[i, j] share, int64 (n, m)
-    counts = np.zeros(papers.shape, np.int64)
-    seen_by = np.full(len(indptr) - 1, -1, np.int64)  # the last i whose query has this context
-    for i in range(len(queries)):
-        for p in range(indptr[queries[i]], indptr[queries[i] + 1]):
-            seen_by[contexts[p]] = i
-        for j in range(papers.shape[1]):
-            for p in range(indptr[papers[i, j]], indptr[papers[i, j] + 1]):
-                counts[i, j] += seen_by[contexts[p]] == i
-    return counts
+    return scores

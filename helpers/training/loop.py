@@ -23,12 +23,12 @@ from helpers.training.engines import SampleLoss, new_tables
 from helpers.training.extend import extended_tables, pairs_with_new
 from helpers.training.plan import choose_engine, placed
 
-LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "engine")
+LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
 EVENTS_ROOM = 1 << 20  # bytes
 ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
 
-Evaluate = Callable[[np.ndarray, np.ndarray], float | None]
+Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
 def chance_loss(negatives: int) -> float:
@@ -41,7 +41,7 @@ def train(
 ) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
-    evaluate(target float32 (N, D), context float32 (N, D)) -> held-out MRR or None, called before the first epoch and after each;
+    evaluate(target float32 (N, D), context float32 (N, D)) -> {"mrr": ..., "pip_loss": ...}, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
     Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
     """
@@ -62,7 +62,9 @@ def train(
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
-    log = found.log if found else [_row(0, 0, 0, 0.0, "", "", loss(engine), _number(evaluate, engine), "")]  # what the start tables know
+    log = (
+        found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
+    )  # what the start tables know
     first, events = (found.epoch, found.block) if found else (0, 0), _Events(config, log)
     checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
     with contextlib.closing(events), contextlib.closing(checkpoints):
@@ -72,7 +74,7 @@ def train(
                     log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                     _check_learning(config, log)
                     if last := block == source.blocks - 1:
-                        log[-1]["mrr"] = _number(evaluate, engine)
+                        log[-1] |= _scores(evaluate, engine)
                     events.add(log[-1])
                     if checkpoints.save_if_due(engine, log) or last:
                         with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
@@ -91,13 +93,13 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
     return config.learning_rate * rise * (1 - 0.9 * part)
 
 
-def _number(evaluate: Evaluate | None, engine) -> float | str:
+def _scores(evaluate: Evaluate | None, engine) -> dict:
     engine.flush()
-    score = evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context))) if evaluate else None
-    return "" if score is None else score
+    return evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context))) if evaluate else {}
 
 
-def _row(*values) -> dict:
+def _row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
+    values = epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, "", "", engine
     return dict(zip(LOG_COLUMNS, values, strict=True))
 
 
@@ -109,7 +111,7 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     pairs_done, seconds_done = last["pairs"] + pairs, last["seconds"] + seconds
-    return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, "", type(engine).__name__)
+    return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
 
 
 def _advice(log: list[dict]) -> str:
@@ -172,8 +174,8 @@ class _Events:
     def add(self, row: dict) -> None:
         if self._writer and not self._has_room():
             self.close()
-        for name in ("loss", "mrr", "pairs_per_s", "learning_rate"):
-            if self._writer and row[name] != "":
+        for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
+            if self._writer and row.get(name, "") != "":
                 self._writer.add_scalar(name, row[name], row["pairs"])
 
     def close(self) -> None:

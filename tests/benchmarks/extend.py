@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from helpers.config import Config
 from helpers.corpus.build import FEW_CITATIONS, build_corpus, open_corpus
-from helpers.neighbors.evaluate import evaluate, validation_mrr
+from helpers.neighbors.evaluate import evaluate, validation_scores
 from helpers.neighbors.search import nearest
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.rows.bfloat16 import Float32Rows, as_stored
@@ -108,9 +108,9 @@ def tables(trained: Checkpoint) -> list[np.ndarray]:
 
 def choose_rate(trial: Trial) -> float:
     """The rate with the best validation MRR among those that keep LEAST_KEPT of the old papers' neighbours."""
-    score, scores = validation_mrr(trial.pairs, most=1500), {}
+    score, scores = validation_scores(trial.pairs, most=1500), {}
     for rate in RATES:
         trained = trial.extended(rate)
-        scores[rate] = score(*tables(trained)), trial.kept(trained)
+        scores[rate] = score(*tables(trained))["mrr"], trial.kept(trained)
         print(f"learning rate {rate}: validation MRR {scores[rate][0]:.4f}, old neighbours kept {scores[rate][1]:.3f}", flush=True)
     return max([rate for rate in RATES if scores[rate][1] >= LEAST_KEPT] or RATES[:1], key=lambda rate: scores[rate][0])

@@ -31,7 +31,7 @@ from helpers.artefacts import new_array
 from helpers.config import ROOT, Config
 from helpers.corpus.build import build_corpus
 from helpers.memory import available_ram, plan_table, training_needs
-from helpers.neighbors.evaluate import evaluate, validation_mrr
+from helpers.neighbors.evaluate import evaluate, validation_scores
 from helpers.pairs.blocks import ORDER, PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.rows.bfloat16 import Float32Rows, as_stored, as_tensor
@@ -123,7 +123,7 @@ def trained(folder: Path, **settings) -> dict[str, float]:
         print("  " + " | ".join(line))
     with Resident() as resident:
         start, cpu = time.perf_counter(), time.process_time()
-        result = train(config, pairs, validation_mrr(pairs))
+        result = train(config, pairs, validation_scores(pairs))
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     tables = (Float32Rows(as_stored(rows)) for rows in (result.target, result.context))
     metrics, last = evaluate(pairs, *tables), result.log[-1]
