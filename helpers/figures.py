@@ -51,7 +51,9 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     for axes, (name, (label, colour)) in zip(panels[0], curves.items(), strict=False):
         values = log.dropna(subset=[name])
         axes.plot(values["pairs"] / unit, values[name], color=colour, marker="." if len(values) < 40 else None)
-        axes.set(title=label, xlabel=f"pairs trained ({word})", ylim=(0, max(values[name].max(), chance if name == "loss" else 0) * 1.15))
+        axes.set(title=label, xlabel=f"pairs trained ({word})")
+        if name != "pip_loss":  # which moves by little: citations are sparse
+            axes.set_ylim(0, max(values[name].max(), chance if name == "loss" else 0) * 1.15)
         axes.spines[["top", "right"]].set_visible(False)
     if "loss" in curves:
         panels[0, 0].axhline(chance, color=MARK, linestyle="--", linewidth=1)

@@ -211,10 +211,10 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
 def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
     """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs, centred; the context table stays."""
     answer = open_answer(Config.of_preset("sample", out=str(sample_run)))
-    assert answer.reaching(0, tmp_path) is answer
-    reaching = answer.reaching(3, tmp_path)
+    assert answer.reaching(0) is answer
+    reaching = answer.reaching(3)
     near, far = answer.target, reaching.target
-    assert far.dtype == np.float16 and not list(tmp_path.iterdir())
+    assert far.dtype == np.float16 and not list(sample_run.glob("target_reach*"))
     indptr, contexts = answer.pairs.indptr, np.asarray(answer.pairs.contexts)
     paired = np.diff(indptr)[:, None] > 0
     rows = np.where(paired, near[:] - near[:].mean(axis=0, where=paired), near[:])
@@ -233,4 +233,4 @@ def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
     assert np.array_equal(np.load(folder / "context.npy"), answer.context[:].astype(np.float16))
     finished = open_answer(Config.of_preset("sample", out=str(tmp_path / "none")), str(folder))
     with pytest.raises(ArtefactError, match="A reach of 16 needs the training pairs, but these vectors were opened finished"):
-        finished.reaching(16, tmp_path)
+        finished.reaching(16)

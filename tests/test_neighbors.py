@@ -146,13 +146,14 @@ def test_sppmi_and_its_truncated_svd(pairs, dense):
 
 def test_pip_loss_is_the_distance_of_inner_products(pairs, dense, monkeypatch):
     E = np.random.default_rng(0).standard_normal((pairs.papers, 5)).astype(np.float32)
-    products = (E @ E.T).astype(np.float64)
+    products = ((E - E.mean(axis=0)) @ (E - E.mean(axis=0)).T).astype(np.float64)
     scale = (products * dense).sum() / (products**2).sum()
     expected = np.linalg.norm(max(scale, 0) * products - dense) / np.linalg.norm(dense)
     assert sppmi.pip_loss(pairs, E, negatives=2) == pytest.approx(expected, abs=1e-5)
-    assert sppmi.pip_loss(pairs, -7 * E, negatives=2) == pytest.approx(expected, abs=1e-5)  # the length of all rows says nothing
+    assert sppmi.pip_loss(pairs, 3 - 7 * E, negatives=2) == pytest.approx(expected, abs=1e-5)
     values, vectors = np.linalg.eigh(dense)
     best = vectors[:, values > 0] * np.sqrt(values[values > 0])
+    best += best.mean(axis=0)  # what all rows share is left free
     floor = np.sqrt((values[values < 0] ** 2).sum() / (values**2).sum())
     assert sppmi.pip_loss(pairs, best, negatives=2) == pytest.approx(floor, abs=0.03) and floor < expected
     monkeypatch.setattr(sppmi, "PIP_ROWS", 150)

@@ -128,7 +128,7 @@ def test_a_resumed_run_equals_the_unbroken_one(run, tmp_path, optimizer, more):
         calls.append(1)
         if len(calls) == 4:  # called at the start and after each epoch, before the checkpoint
             raise Stop
-        return 0.5
+        return {"mrr": 0.5}
 
     calls = []
     with pytest.raises(Stop):

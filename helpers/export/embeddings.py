@@ -18,6 +18,7 @@ from helpers.export.drive import open_finished
 from helpers.export.formats import dequantised, write_form
 from helpers.models.smoothing import smooth_trained
 from helpers.neighbors.evaluate import evaluate
+from helpers.neighbors.search import Search
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import Float32Rows, ReadThrough
 from helpers.training.checkpoint import trained_checkpoint
@@ -56,20 +57,25 @@ class Answer:
     facts: dict  # settings, code version: what the manifest says of where they come from
     pairs: Pairs | None  # None where they were opened finished
     citations: tuple[np.ndarray, np.ndarray] | None = None  # (indptr, cited) by citing paper, likewise
+    out: Path = Path(".")  # the run's folder
 
     def metrics(self) -> dict:
         """The held-out scores: those that came with these very vectors, else measured now."""
         return self.facts.get("metrics") or (evaluate(self.pairs, self.target, self.context, self.citations) if self.pairs else {})
 
-    def reaching(self, reach: int, folder: Path) -> "Answer":
+    def search(self) -> Search:
+        """These vectors to be searched, with any reach where the training pairs are at hand."""
+        far = (lambda reach: self.reaching(reach).target) if self.pairs else None
+        return Search(self.papers, self.target, self.context, self.citations, far)
+
+    def reaching(self, reach: int) -> "Answer":
         """These vectors with targets smoothed `reach` steps over the training pairs, float16; ArtefactError for vectors opened finished."""
-        # They are memory-mapped in `folder`; the scores among the facts stay those of reach 0
+        # They are memory-mapped in the run's folder; the scores among the facts stay those of reach 0
         if not reach:
             return self
         if self.pairs is None:
             raise ArtefactError(f"A reach of {reach} needs the training pairs, but these vectors were opened finished; take reach 0.")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"target_reach_{reach}.npy"
+        path = self.out / f"target_reach_{reach}.npy"
         with sentences_for_disk_errors(path):
             smoothed = new_array(path, np.float16, self.target.shape)
         for columns, values in smooth_trained(self.pairs.indptr, self.pairs.contexts, self.target, reach):
@@ -109,4 +115,6 @@ def open_answer(config: Config, place: str = "") -> Answer:
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):
             facts["metrics"] = measured["metrics"]
-    return Answer(str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs, tuple(citations))
+    return Answer(
+        str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs, tuple(citations), Path(config.out)
+    )

@@ -38,10 +38,11 @@ def factorised(pairs: Pairs, D: int, negatives: int = 5, seed: int = 0) -> tuple
 
 
 def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
-    """How far a table E's inner products are from SPPMI: min over c of |c E E' - SPPMI| / |SPPMI| (Frobenius), from 0 to 1.
+    """How far inner products of rows E are from SPPMI: min over c of |c E E' - SPPMI| / |SPPMI| (Frobenius), from 0 to 1.
 
-    Pairwise inner product loss (Yin and Shen 2018) with the length of all rows left free: that is the learning rate's doing. table: reads
-    as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of both matrices is compared; memory is bounded by their pairs.
+    Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: they
+    are the learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of
+    both matrices is compared; memory is bounded by their pairs.
     """
     N = pairs.papers
     rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
@@ -50,6 +51,7 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
     if hasattr(table, "expect"):
         table.expect(np.union1d(rows, needed))
     E, others = np.asarray(table[rows], np.float32), np.asarray(table[needed], np.float32)
+    E, others = E - E.mean(axis=0), others - E.mean(axis=0)
     step = max(1, CHUNK_VALUES // E.shape[1])
     shared = sum(
         float(np.einsum("nd,nd,n->", E[of[i : i + step]], others[column_of[i : i + step]], values[i : i + step], dtype=np.float64))

@@ -95,7 +95,7 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
 
 def _scores(evaluate: Evaluate | None, engine) -> dict:
     engine.flush()
-    return evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context))) if evaluate else {}
+    return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
 
 def _row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
