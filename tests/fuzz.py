@@ -99,7 +99,7 @@ def _ancestor() -> bytes:
 
 DATA = ROOT / "data"
 S2_PAPER = {
-    "externalids": {"PubMed": "7", "DBLP": None},
+    "externalids": {"PubMed": "7", "DBLP": None, "DOI": "10.1/A"},
     "title": "A title",
     "year": 2006,
     "venue": "",
@@ -109,7 +109,10 @@ S2_PAPER = {
 S2_PAPERS = _json(*({"corpusid": i, **S2_PAPER} for i in range(1, 9)))
 S2_CITATIONS = _json(*({"citingcorpusid": str(i), "citedcorpusid": i // 2 or None} for i in range(1, 20)))
 S2_IDS = _json(*({"sha": f"{i:040x}", "corpusid": i, "primary": True} for i in range(1, 9)))
-AMINER = [{"id": f"a{i}", "title": "T", "year": 2013, "venue": {"raw": "V"}, "fos": [{"name": "F"}], "n_citation": 0} for i in range(9)]
+AMINER = [
+    {"id": f"a{i}", "title": "T", "year": 2013, "venue": {"raw": "V"}, "fos": [{"name": "F"}], "n_citation": 0, "doi": f"10.1/{i}"}
+    for i in range(9)
+]
 AMINER = [{**record, "references": [f"a{i // 2}", i]} for i, record in enumerate(AMINER)]
 TITLES = {row: f"Title {row}" for row in range(6)}
 CITATIONS, METADATA = DATA / "medline_nih_citations.csv.gz", DATA / "medline_nih_metadata.csv.gz"
@@ -320,7 +323,7 @@ def _table(data: bytes, rng: random.Random) -> bytes:
              pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.date32(),
              pa.timestamp("ns"), pa.dictionary(pa.int32(), pa.string()), pa.decimal128(20, 2)]  # fmt: skip
     values = [None, 1, -1, 2**53 + 2, 1998, 20011, 0.5, float("nan"), "a", "1", " ", "\0", b"\xff", True, ["a", None], [1], {"a": 1}]
-    columns = rng.choice([["citing", "cited"], ["id", "title", "year", "venue", "fields", "references"]])
+    columns = rng.choice([["citing", "cited"], ["id", "title", "year", "venue", "fields", "doi", "pmid", "references"]])
     arrays, rows = [], rng.choice((0, 1, 20))
     for _ in columns:
         kind, array = rng.choice(kinds), []

@@ -183,6 +183,9 @@ def test_the_contract_of_embeddings(tmp_path, papers, tables):
     assert opened.column_names == ["row", "paper_id", "title", "year", "degree"] and opened["row"].to_pylist() == list(range(N))
     assert target.dtype == np.float16 and np.array_equal(target, tables["target"].astype(np.float16))
     assert manifest["dtype"] == "float16" and manifest["shape"] == [N, D] and manifest["source"] == "test"
+    nothing, some = pa.nulls(N, pa.string()), pa.array([None, *["10.1/a"] * (N - 1)])
+    assert with_rows(papers.append_column("doi", nothing).append_column("pmid", nothing)).column_names == opened.column_names
+    assert with_rows(papers.append_column("doi", some).append_column("pmid", nothing)).column_names == [*opened.column_names, "doi"]
     assert set(manifest["files"]) == {"target.npy", "context.npy", "papers.parquet"}
     assert len(pd.read_parquet(tmp_path / "embeddings" / "papers.parquet")) == N
 

@@ -8,10 +8,13 @@ import sys
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.corpus import dumps
 from helpers.corpus.build import build_corpus, open_corpus
+from helpers.corpus.records import KEPT, Report
 from helpers.errors import DumpError
 from tests.test_corpus import edges_of, s2
 
@@ -376,11 +379,11 @@ def test_nih_citations_and_icite_metadata_inside_their_zips(config, tmp_path):
     report = build_corpus(c)
     assert edges_of(c) == {("3", "1"), ("2", "1"), ("2", "9"), ("9", "2"), ("2", "3")}
     assert report["citations"]["read"] == 4 + 3 and report["citations"]["dropped"] == {"duplicate citation": 2}
-    assert {paper: (row["title"], row["year"], row["venue"]) for paper, row in papers_of(c).items()} == {
-        "1": ("One, first", 1998, "J One"),
-        "2": ("Two", 1999, "J Two"),
-        "3": ("Three", 2000, "J Two"),
-        "9": (None, None, None),
+    assert {paper: (*row.values(),)[1:7] for paper, row in papers_of(c).items()} == {
+        "1": ("One, first", 1998, "J One", [], "10.1/a", "1"),
+        "2": ("Two", 1999, "J Two", [], None, "2"),
+        "3": ("Three", 2000, "J Two", [], None, "3"),
+        "9": (None, None, None, None, None, None),
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["icite_metadata.zip", "open_citation_collection.zip", "run"]
 
@@ -435,6 +438,61 @@ def test_both_layouts_of_the_openalex_snapshot(config, tmp_path, layout):
     (tmp_path / layout).parents[1].joinpath("manifest").write_text('{"entries": []}')
     c = config(dumps=[tmp_path / "data"])
     assert build_corpus(c)["papers"]["read"] == 2 and {cited for _, cited in edges_of(c)} == {"W2"}
+
+
+IDENTIFIERS = {  # as dumps write them: (doi, pmid), None where there is none
+    ("10.1234/ABC", "123"): ("10.1234/abc", "123"),
+    ("https://doi.org/10.1234/a/b(c)", "https://pubmed.ncbi.nlm.nih.gov/123"): ("10.1234/a/b(c)", "123"),
+    ("http://dx.doi.org/10.1/x", "https://pubmed.ncbi.nlm.nih.gov/123/"): ("10.1/x", "123"),
+    ("doi:10.1234/ÄB", "24568020v1"): ("10.1234/Äb", "24568020"),
+    (" DOI: 10.1/x ", "pmid: 7"): ("10.1/x", "7"),
+    ("", ""): (None, None),
+    (None, None): (None, None),
+    ("n/a", "0"): (None, None),
+    ("10.1234", "PMC123"): (None, None),
+    ("https://doi.org/", "https://pubmed.ncbi.nlm.nih.gov/"): (None, None),
+    (5, False): (None, None),
+}
+FORMS_WITH_IDENTIFIERS = {
+    "s2_open_corpus": lambda doi, pmid: {"id": "a", "outCitations": ["b"], "doi": doi, "pmid": pmid},
+    "openalex": lambda doi, pmid: {"id": "https://openalex.org/W1", "referenced_works": ["W2"], "doi": doi, "ids": {"pmid": pmid}},
+    "openalex, in its ids": lambda doi, pmid: {
+        "id": "https://openalex.org/W1",
+        "referenced_works": ["W2"],
+        "ids": {"doi": doi, "pmid": pmid},
+    },
+    "s2_papers": lambda doi, pmid: {"corpusid": 1, "title": "A", "externalids": {"DOI": doi, "PubMed": pmid}},
+    "aminer": lambda doi, pmid: {"id": "a", "n_citation": 1, "references": ["b"], "doi": doi},
+}
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("form", FORMS_WITH_IDENTIFIERS)
+def test_dois_and_pmids_are_kept_in_short_form(dump, form, together):
+    known = [[*IDENTIFIERS]] if together else [[given] for given in IDENTIFIERS]
+    for number, some in enumerate(known):
+        path = dump(f"{number}.jsonl", *lines(*(FORMS_WITH_IDENTIFIERS[form](*given) for given in some)))
+        rows = [row for batch in dumps.read(*dumps.files_of((path,)), Report()) for row in batch.to_pylist()]
+        kept = [IDENTIFIERS[given] if form != "aminer" else (IDENTIFIERS[given][0], None) for given in some]
+        assert [(row["doi"], row["pmid"]) for row in rows] == kept
+
+
+def test_dois_and_pmids_of_tables(config, tmp_path):
+    edges = tmp_path / "edges.csv"
+    edges.write_text("citing,cited\na,b\nb,c\n")
+    table = {"id": ["a", "b"], "title": ["A", "B"], "doi": ["https://doi.org/10.1/A", None], "pmid": [None, 7.0]}
+    pq.write_table(pa.table(table), tmp_path / "papers.parquet")
+    (tmp_path / "papers.csv").write_text("PMID,DOI,id,title\n,10.1/A,a,A\n7.0,,b,B\n")
+    for name in ("papers.parquet", "papers.csv"):
+        c = config(dumps=[edges, tmp_path / name])
+        build_corpus(c)
+        rows = papers_of(c)
+        assert {paper: (row["doi"], row["pmid"]) for paper, row in rows.items()} == {
+            "a": ("10.1/a", None),
+            "b": (None, "7"),
+            "c": (None, None),
+        }
+        assert list(rows["a"]) == [*KEPT.names, "degree", "has_record", "few_citations"]
 
 
 def test_no_format_is_taken_for_another():

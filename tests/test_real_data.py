@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pyarrow.compute as pc
 import pytest
 
 from helpers.corpus.build import build_corpus, open_corpus
@@ -21,6 +22,7 @@ def test_openalex(config):
     c = config(dumps=[real_data.paper_data() / "openalex-medline-works.jsonl.gz"])
     assert counts(c) == (172_122, 261_071, 172_122 - 7_518)
     papers = open_corpus(c)[0]
+    assert (pc.count(papers["doi"]).as_py(), pc.count(papers["pmid"]).as_py()) == (7_107, 6_987)
     titles = dict(zip(papers["paper_id"].to_pylist(), papers["title"].to_pylist(), strict=True))
     assert titles["W2125158795"] == "Pheochromocytoma in Italy: a multicentric retrospective study"
 

@@ -59,15 +59,15 @@ def _needed(paper_id: str | None) -> str:
 # Semantic Scholar Open Research Corpus (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)
 @_format(
     lambda record: "outCitations" in record or "inCitations" in record,
-    "id title year venue journalName fieldsOfStudy sources pmid",
+    "id title year venue journalName fieldsOfStudy sources doi pmid",
     id_lists="outCitations inCitations",
 )
 def _s2_open_corpus(record) -> tuple:
-    fields, sources = record.fieldsOfStudy, record.sources
+    fields, sources, doi, pmid = record.fieldsOfStudy, record.sources, record.doi or None, record.pmid or None
     fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
-    is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or bool(record.pmid)
+    is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or pmid is not None
     paper_id, venue = _needed(type(record.id) is str and record.id), record.venue or record.journalName
-    return paper_id, record.title, record.year, venue, fields, is_cs, is_medline, record.outCitations, record.inCitations
+    return paper_id, record.title, record.year, venue, fields, doi, pmid, is_cs, is_medline, record.outCitations, record.inCitations
 
 
 def _short(url) -> str | None:
@@ -78,7 +78,7 @@ def _short(url) -> str | None:
 # OpenAlex works (checked against records of the 2023 snapshot schema and the documented 2025 one)
 @_format(
     lambda record: "referenced_works" in record or str(record.get("id", "")).startswith(OPENALEX + "W"),
-    "id title display_name publication_year ids primary_topic concepts primary_location host_venue",
+    "id title display_name publication_year doi ids primary_topic concepts primary_location host_venue",
     id_lists="referenced_works",
 )
 def _openalex(record) -> tuple:
@@ -89,10 +89,11 @@ def _openalex(record) -> tuple:
     references = bytes(record.referenced_works).replace(b'"' + OPENALEX.encode(), b'"')
     if b"/" in references or b"\\" in references:  # other addresses
         references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
-    title, is_medline = text(record.title) or text(record.display_name), text(_mapping(record.ids).get("pmid")) is not None
+    title, ids = text(record.title) or text(record.display_name), _mapping(record.ids)
+    doi, pmid = text(record.doi) or text(ids.get("doi")), text(ids.get("pmid"))
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
     paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
-    return paper_id, title, record.publication_year, venue, fields, is_cs, is_medline, msgspec.Raw(references), NO_IDS
+    return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, msgspec.Raw(references), NO_IDS
 
 
 # Semantic Scholar Academic Graph (checked against records of the 2022 release). The papers name no citations and the citations have no
@@ -102,9 +103,9 @@ def _openalex(record) -> tuple:
 def _s2_papers(record) -> tuple:
     fields, others = _named(record.s2fieldsofstudy, "category"), _mapping(record.externalids)
     is_cs = "Computer Science" in fields or _identifier(others.get("DBLP")) is not None
-    paper_id, is_medline = _needed(_identifier(record.corpusid)), _identifier(others.get("PubMed")) is not None
+    paper_id, doi, pmid = _needed(_identifier(record.corpusid)), text(others.get("DOI")), _identifier(others.get("PubMed"))
     venue = text(record.venue) or text(_mapping(record.journal).get("name"))
-    return paper_id, text(record.title), record.year, venue, fields, is_cs, is_medline, (), ()
+    return paper_id, text(record.title), record.year, venue, fields, doi, pmid, is_cs, pmid is not None, (), ()
 
 
 @_format({"citingcorpusid", "citedcorpusid"}.issubset, "citingcorpusid citedcorpusid", schema=CITATIONS)
@@ -119,12 +120,13 @@ def _s2_paper_ids(record) -> tuple:
 
 # AMiner's DBLP citation network, v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14): v10 and v11
 # are JSON lines, v12 and v14 one JSON array with an object a line. All of it is computer science.
-@_format({"id", "n_citation"}.issubset, "id title year venue fos references")
+@_format({"id", "n_citation"}.issubset, "id title year venue fos doi references")
 def _aminer(record) -> tuple:
     place = _mapping(record.venue)
     venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
     references = [_identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
-    return _needed(_identifier(record.id)), text(record.title), record.year, venue, _named(record.fos, "name"), True, False, references, ()
+    paper_id, title, fields = _needed(_identifier(record.id)), text(record.title), _named(record.fos, "name")
+    return paper_id, title, record.year, venue, fields, text(record.doi), None, True, False, references, ()
 
 
 def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:

@@ -14,15 +14,19 @@ BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of an id at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
+BARE = {  # what may stand around an identifier, which is lost, and the form of what is left
+    "doi": (r"^(https?://(dx\.)?doi\.org/|doi: ?)", r"^10\.[^/]+/."),
+    "pmid": (r"^.*[/:] ?\b|(v\d+|\.0|/)$", r"^[1-9][0-9]*$"),
+}
 FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011") and becomes missing
 
-TEXTS = pa.list_(pa.string())
-KEPT = pa.schema([("paper_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("venue", pa.string()), ("fields", TEXTS)])
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+KEPT = pa.schema({"paper_id": TEXT, "title": TEXT, "year": pa.int32(), "venue": TEXT, "fields": TEXTS, "doi": TEXT, "pmid": TEXT})
 OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
 FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
 PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
-CITATIONS = pa.schema([("citing", pa.string()), ("cited", pa.string())])
-OTHER_IDS = pa.schema([("other_id", pa.string()), ("paper_id", pa.string())])  # two ids of one paper; the second is the dump's own
+CITATIONS = pa.schema({"citing": TEXT, "cited": TEXT})
+OTHER_IDS = pa.schema({"other_id": TEXT, "paper_id": TEXT})  # two ids of one paper; the second is the dump's own
 KINDS = {"paper_id": "papers", "citing": "citations", "other_id": "ids"}  # by its first column, what a report calls a schema's records
 
 
@@ -95,6 +99,8 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
     if schema is PAPERS and isinstance(years := columns[2], list):
         columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else _year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
+    for name in BARE if schema is PAPERS else ():
+        batch = batch.set_column(PAPERS.names.index(name), PAPERS.field(name), _bare(batch[name], *BARE[name]))
     for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
     ids = [pc.not_equal(pc.utf8_trim(column.fill_null(""), SPACES), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
@@ -103,6 +109,15 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
         report.drop(schema, no_id, place(i))
     report.count(schema, whole.true_count)
     return batch if whole.true_count == len(whole) else batch.filter(whole)
+
+
+def _bare(ids: pa.Array, around: str, form: str) -> pa.Array:
+    # Identifiers in lower case without what stands around them, null where they are none
+    ids = pc.ascii_lower(ids)
+    if pc.match_substring_regex(ids, form).true_count < len(ids) - ids.null_count:
+        ids = pc.replace_substring_regex(ids, around, "")
+        ids = pc.if_else(pc.match_substring_regex(ids, form), ids, None)
+    return ids
 
 
 def array_of(values, kind: pa.DataType) -> pa.Array:
@@ -115,6 +130,6 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
         array = pa.array(values, kind)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
         return pa.array(map(texts if kind == TEXTS else text, values), kind)
-    if kind == pa.string() and (untidy := pc.match_substring_regex(array, UNTIDY).fill_null(False)).true_count:
-        array = pc.replace_with_mask(array, untidy, pa.array(map(text, array.filter(untidy).to_pylist()), pa.string()))
+    if kind == TEXT and (untidy := pc.match_substring_regex(array, UNTIDY).fill_null(False)).true_count:
+        array = pc.replace_with_mask(array, untidy, pa.array(map(text, array.filter(untidy).to_pylist()), TEXT))
     return array

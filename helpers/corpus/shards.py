@@ -31,7 +31,7 @@ from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER
 from helpers.errors import ArtefactError, DumpError, UserError
 from helpers.progress import progress
 
-VERSION = 4  # of what a shard holds: another one is read again
+VERSION = 5  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads

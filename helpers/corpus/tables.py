@@ -1,7 +1,7 @@
 """Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet."""
 
 # An edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`; a papers table `id` or `paper_id`, `title`, `year`,
-# perhaps `venue`, `fields`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
+# perhaps `venue`, `fields`, `doi`, `pmid`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
 
 import codecs
 import csv
@@ -17,7 +17,9 @@ import pyarrow.parquet
 from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
 from helpers.errors import DumpError
 
-COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "references")}  # what a batch calls it -> what tables call it
+COLUMNS = {
+    name: (name,) for name in ("citing", "title", "year", "fields", "doi", "pmid", "references")
+}  # what a batch calls it -> what tables call it
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
@@ -77,11 +79,12 @@ class Table:
         references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
         is_cs, is_medline = (False, True) if self.columns["paper_id"] == "pmid" else (None, None)
         titles = [_unquoted(title) for title in of("title")]
-        return [of("paper_id"), titles, years, of("venue"), fields, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
+        kept = [of("paper_id"), titles, years, of("venue"), fields, of("doi"), of("pmid")]
+        return [*kept, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
 
     def _of_csv(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         is_papers, tabs = self.SCHEMA is PAPERS, self.delimiter == "\t"
-        columns = list(self.columns.values()) if is_papers else self.names  # of citations all: each may have a lost quotation mark
+        columns = list({*self.columns.values()}) if is_papers else self.names  # of citations all: each may have a lost quotation mark
         stream, rows_read = _Utf8(stream), 0
 
         def skip(row) -> str:
@@ -115,7 +118,7 @@ class Table:
         return np.where(bad, lines, 0)
 
     def _of_parquet(self) -> Iterator[pa.RecordBatch]:
-        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list(self.columns.values())):
+        for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list({*self.columns.values()})):
             yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
 
 

@@ -27,8 +27,10 @@ NOTEBOOK = "notebook 04_evaluate_neighbors"
 
 
 def with_rows(papers: pa.Table) -> pa.Table:
-    """The papers' columns of the export, with `row` int32 in front."""
-    return papers.select(["paper_id", "title", "year", "degree"]).add_column(0, "row", pa.array(np.arange(len(papers), dtype=np.int32)))
+    """The papers' columns of the export, with `row` int32 in front; behind them `doi` and `pmid`, if any paper has one."""
+    others = [name for name in ("doi", "pmid") if name in papers.column_names and papers[name].null_count < len(papers)]
+    rows = pa.array(np.arange(len(papers), dtype=np.int32))
+    return papers.select(["paper_id", "title", "year", "degree", *others]).add_column(0, "row", rows)
 
 
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:

@@ -139,11 +139,13 @@ def write_s2(path: Path, papers: int) -> None:
                 outgoing, incoming = counts[i][0] // 2, counts[i][1] // 2
                 place = places[i]
                 record = {
-                    "entities": text[place : place + 6], "journalVolume": "12", "journalPages": "1-10", "pmid": "", "year": 1990 + i % 30,
+                    "entities": text[place : place + 6], "journalVolume": "12", "journalPages": "1-10", "year": 1990 + i % 30,
+                    "pmid": str(place) if i % 3 else "",
                     "outCitations": own[1 : 1 + outgoing], "s2Url": f"https://semanticscholar.org/paper/{own[0]}", "s2PdfUrl": "",
                     "id": own[0], "authors": [{"name": f"{text[place]} {text[place + 1]}", "ids": [str(place)]}] * 3,
                     "journalName": text[place + 3], "paperAbstract": " ".join(text[place : place + 110]),
-                    "inCitations": own[11 : 11 + incoming], "pdfUrls": [], "title": " ".join(text[place + 120 : place + 130]), "doi": "",
+                    "inCitations": own[11 : 11 + incoming], "pdfUrls": [], "title": " ".join(text[place + 120 : place + 130]),
+                    "doi": f"10.1234/{text[place + 1]}.{place}",
                     "sources": ["DBLP"], "fieldsOfStudy": ["Computer Science"], "doiUrl": "", "venue": text[place + 4],
                 }  # fmt: skip
                 lines.append(json.dumps(record))
@@ -209,7 +211,7 @@ def duckdb_s2(path: Path) -> dict:
 
     columns = {
         "id": "VARCHAR", "title": "VARCHAR", "year": "INTEGER", "venue": "VARCHAR", "journalName": "VARCHAR", "fieldsOfStudy": "VARCHAR[]",
-        "sources": "VARCHAR[]", "pmid": "VARCHAR", "outCitations": "VARCHAR[]", "inCitations": "VARCHAR[]",
+        "sources": "VARCHAR[]", "doi": "VARCHAR", "pmid": "VARCHAR", "outCitations": "VARCHAR[]", "inCitations": "VARCHAR[]",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         query = f"COPY (SELECT * FROM read_json('{path}', format='newline_delimited', columns={columns})) TO '{folder}/s2.parquet'"
@@ -220,7 +222,7 @@ def pandas_s2(path: Path) -> dict:
     """The same columns by pandas, chunk by chunk."""
     import pandas as pd
 
-    wanted = ["id", "title", "year", "venue", "journalName", "fieldsOfStudy", "sources", "pmid", "outCitations", "inCitations"]
+    wanted = ["id", "title", "year", "venue", "journalName", "fieldsOfStudy", "sources", "doi", "pmid", "outCitations", "inCitations"]
 
     def read():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
