@@ -430,6 +430,8 @@ def test_agreement_of_two_tables():
     first = generator.standard_normal((200, 6)).astype(np.float32)
     turn = np.linalg.qr(generator.standard_normal((6, 6)))[0].astype(np.float32)
     assert topics.agreement(first, 3 * first @ turn) > 0.999
+    with pytest.raises(UserError, match="200 papers cannot be compared with 199: both runs must be of the same corpus"):
+        topics.agreement(first, first[1:])
     assert topics.agreement(first, generator.standard_normal((200, 8)).astype(np.float32)) == pytest.approx(10 / 199, abs=0.02)
 
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from helpers.errors import UserError
 from helpers.neighbors.search import nearest, normalised
 
 FEWEST = 20  # papers of a label
@@ -80,8 +81,10 @@ def _logistic_regression(features: torch.Tensor, labels: torch.Tensor, decay: fl
 def agreement(first: np.ndarray, second: np.ndarray, k: int = 10, seed: int = 0) -> float:
     """The share of a paper's k nearest that two tables agree on, mean of MOST_ASKED papers: two seeds of one training say how far to trust.
 
-    first, second: float (N, D1) and (N, D2), the same papers in the same rows.
+    first, second: float (N, D1) and (N, D2), the same papers in the same rows; UserError where there are more of one.
     """
+    if len(first) != len(second):
+        raise UserError(f"{len(first):,} papers cannot be compared with {len(second):,}: both runs must be of the same corpus.")
     asked = np.sort(np.random.default_rng(seed).permutation(len(first))[:MOST_ASKED])
     rows = [nearest(vectors, asked, k)[0] for vectors in (first, second)]
     return float(np.mean([len(np.intersect1d(*of_one)) / k for of_one in zip(*rows, strict=True)]))
