@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,25 +37,21 @@ def sentences_for_disk_errors(path: Path, done: str = "written", refusals: dict 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
+    """A temporary place that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
     path = Path(path)
     with sentences_for_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.iterdir():  # of a process that was killed
-            if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
-                _delete(stale)
-        new, old = (path.with_name(f".{path.name}.{age}-{os.getpid()}") for age in ("new", "old"))
-        try:
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.new-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.new-", dir=path.parent, ignore_cleanup_errors=True) as room:
+            new = Path(room) / path.name
             yield new
             for file in new.iterdir() if new.is_dir() else [new]:
                 _flush(file)
             if new.is_dir() and path.exists():  # nothing replaces a folder in one step
-                path.rename(old)
+                path.rename(Path(room) / "old")
             new.rename(path)
             _flush(path.parent)
-            _delete(old)
-        finally:
-            _delete(new)
 
 
 @contextlib.contextmanager
@@ -62,10 +60,6 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     with new_file(path) as folder:
         folder.mkdir()
         yield folder
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
