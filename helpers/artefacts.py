@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING_SETTINGS
+from helpers.config import CORPUS_SETTINGS, FIXED_SETTINGS, PAIRS_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
@@ -153,7 +153,7 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
     for asked, path, names in (
         (corpus, config.folder("corpus") / "report.json", CORPUS_SETTINGS),
         (pairs, config.folder("pairs") / MANIFEST, PAIRS_SETTINGS),
-        (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
+        (training, checkpoints[-1], FIXED_SETTINGS),
     ):
         if asked and path.exists():
             # a damaged checkpoint is passed over, when training goes on
