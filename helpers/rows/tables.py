@@ -1,4 +1,4 @@
-"""Tables of rows in spans: the hottest rows in device memory, the others at home, in host memory or a file, visiting batch by batch."""
+"""Tables whose rows are in several places: in spans, the hottest in device memory, others visiting batch by batch; or a part in memory."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from helpers.pairs.blocks import part_rows
 from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
@@ -69,8 +70,8 @@ class Table:
             working.theirs = place[working.mine]
             stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device).index_fill_(0, working.theirs, True)
             before.going = (~stay).nonzero().flatten()
-        leaving, self._leaving = self._leaving, before
-        self._submit(working, lambda: (self._send_home(leaving), self._fetch(working, new)))
+        leaving, self._leaving = self._leaving, None
+        self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
 
     def arrive(self, working: Working, before: Working | None = None) -> torch.Tensor:
@@ -97,8 +98,7 @@ class Table:
             rows.copy_(values)
         if not self._queue:
             return self._send_home(working)
-        if self._leaving is not working:  # no batch was asked for meanwhile
-            self._settle()
+        self._settle()  # the one before, where no batch was asked for meanwhile
         self._leaving = working
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
@@ -145,9 +145,9 @@ class Table:
                 holders[name].gather(ids, out[where])
             part[new] = out
 
-    def _send_home(self, working: Working | None) -> None:
-        spans = self._by_span(working.ids[working.going]) if working else ()
-        for name, part in working.parts.items() if working else ():
+    def _send_home(self, working: Working) -> None:
+        spans = self._by_span(working.ids[working.going])
+        for name, part in working.parts.items():
             held = part[working.going]
             for holders, ids, where in spans:
                 holders[name].scatter(ids, held[where])
@@ -167,3 +167,35 @@ def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor 
     if U:
         how = adagrad, rows.dtype == torch.bfloat16, 1 << (D - 1).bit_length()
         gpu_kernels.update[(U,)](stored, gradient, sums if adagrad else gradient, learning_rate, seed, D, *how)
+
+
+class HeldPart:
+    """The part in memory of a table on a disk: stored (N, D), memory-mapped, and its sums float32 (N,), or (0,) where it has none."""
+
+    def __init__(self, stored: np.ndarray, sums: np.ndarray, parts: int):
+        self._stored, self._sums, self._parts, self.part = stored, sums, parts, None
+
+    def hold(self, part: int) -> None:
+        """Make another part's ids (n,), rows (n, D) and sums (n,) or (0,) those to train in place; those held go back to the file first."""
+        self.flush()
+        self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
+        read_ahead(self._stored, self.ids)
+        self.rows = self._stored[self.ids]
+        self.sums = self._sums[self.ids] if len(self._sums) else self._sums
+
+    def flush(self) -> None:
+        """Write the rows that are held to the file, where the whole table then is as it is now."""
+        if self.part is not None:
+            read_ahead(self._stored, self.ids)
+            self._stored[self.ids] = self.rows
+            if len(self._sums):
+                self._sums[self.ids] = self.sums
+
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of `ids` (int64, any shape) as they are now, held or not."""
+        rows = self._stored[ids]
+        if self.part is not None:
+            place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+            held = self.ids[place] == ids
+            rows[held] = self.rows[place[held]]
+        return rows
