@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import torch
 
-from helpers.errors import TrainingError, in_a_line
+from helpers.errors import in_a_line
 from helpers.prefetch import read_ahead
 from helpers.progress import progress
 from helpers.rows.bfloat16 import as_stored
@@ -41,11 +41,9 @@ class PinnedRows:
         lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
         self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
         if self.direct and self.device.type == "cuda":
-            try:
-                self.release = weakref.finalize(self, _unlock, _lock(rows))
-            except TrainingError as error:
-                print(error, "Rows travel by torch's copies instead, slower.")
-                self.direct = False
+            if locked := _lock(rows):
+                self.release = weakref.finalize(self, _unlock, locked)
+            self.direct = bool(locked)
 
     def gather(self, ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """out[i] = the row with the id ids[i]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
@@ -95,7 +93,7 @@ def move_rows(rows: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, back: b
 
 
 def _lock(rows: torch.Tensor) -> list[int]:
-    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused
+    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses: none, and says so, where that is refused
     cudart, base, size, locked = torch.cuda.cudart(), rows.data_ptr(), rows.nbytes, []
     slices = range(0, size, SLICE)
     for first in progress(slices, title="Page-locking", unit=" GB") if len(slices) > 1 else slices:
@@ -103,7 +101,9 @@ def _lock(rows: torch.Tensor) -> list[int]:
         if code:
             _unlock(locked)
             forget_error()
-            raise TrainingError(f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code}).")
+            told = f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code})."
+            print(f"{told} Rows travel by torch's copies instead, slower.")
+            return []
         locked.append(base + first)
     return locked
 
