@@ -111,7 +111,7 @@ def _run(config: Config, settings: dict) -> int:
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
         declared = papermill.inspect_notebook(notebook)
-        others = {name: value for name, value in settings.items() if name.upper() not in declared}
+        others = {name: value for name, value in settings.items() if name.upper() not in {*declared, "DRIVE_FOLDER"}}
         filters = {name: others.pop(name) for name in CORPUS_SETTINGS if name in others}
         parameters = {name.upper(): value for name, value in settings.items()} | {"FILTERS": filters, "SETTINGS": others}
         own = {name: parameters[name] for name in declared if name in parameters}
