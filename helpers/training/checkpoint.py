@@ -76,7 +76,7 @@ class Copies:
                 self._keep(self.in_hand)
                 if told:
                     print(f"Checkpoint {self.in_hand.name} is kept after all.", flush=True)
-                told = None
+                self.in_hand = told = None
             except Exception as error:  # whatever it is: the training is worth more than the copy
                 with self._change:
                     self._failures += 1
