@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
-from helpers.config import PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
+from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
@@ -21,10 +21,6 @@ from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError,
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
-FILTERS = ("field", "first_year", "last_year", "min_degree", "keep_unrecorded")  # notebook 01 takes them in one parameter,
-SETTINGS = (  # and notebook 03 these
-    "extends", "learning_rate", "pairs_from", "checkpoint_minutes", "tables_on_disk", "context_parts", "engine", "optimizer", "gpu_memory",
-)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,11 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--context-parts", type=int, metavar="N", help="keep the contexts on the disk, too, and train N parts of them in turn (default: 1)")
     add("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
     add("--engine", metavar="NAME", help="kernel (numba on CPU cores), torch, or auto (default): torch on a GPU, kernel elsewhere")
-    add(
-        "--optimizer",
-        metavar="NAME",
-        help="rowwise_adagrad (default), sgd, or adam and its like (notebook 03 lists them): torch engine, slow without a GPU",
-    )
+    add("--optimizer", metavar="NAME", help="rowwise_adagrad (default), sgd; or adam and its like, by torch alone: slow without a GPU")
     add("--gpu-memory", type=float, metavar="GB", help="of a GPU that rows and a batch may take (default: what is free)")
     add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
     add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
@@ -71,22 +63,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 when all went well, 2 with one sentence on standard error for bad input, 1 for a fault of ours."""
+    """Run the command line; 0 when all went well, 2 with one sentence on standard error for bad input; SystemExit for a fault of ours."""
     try:
         given = parser().parse_args(arguments)
         if given.command == "environment":
             rows = checks(Path.cwd())
             print(*(f"{what:<12}{found:<20}  {verdict}" for what, found, verdict in rows), sep="\n")
             return 0 if {verdict for _, _, verdict in rows} <= {"OK", "not needed on Colab"} else 2
-        settings = {name: value for name, value in vars(given).items() if name not in ("command", "preset", "drive_folder")}
-        config = Config.of_preset(given.preset, **settings)
-        filters, training = ({name: getattr(config, name) for name in names if settings[name] is not None} for names in (FILTERS, SETTINGS))
-        parameters = {name.upper(): value for name, value in settings.items() if value is not None}
-        parameters |= {"PRESET": given.preset, "DRIVE_FOLDER": given.drive_folder, "FILTERS": filters, "SETTINGS": training}
-        parameters |= {"EXTENDS": config.extends, "DUMPS": list(config.dumps), "OUT": config.out}
+        settings = {name: value for name, value in vars(given).items() if value is not None and name != "command"}
+        config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
         _check_places(config)
         refuse_another_run(config, training=True)
-        return _run(config, parameters)
+        places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
+        return _run(config, settings | places)
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
@@ -109,8 +98,9 @@ def _check_places(config: Config) -> None:
         probe.write(bytes(1 << 20))
 
 
-def _run(config: Config, parameters: dict) -> int:
-    # Execute the notebooks up to LAST_NOTEBOOK, each on those of `parameters` that it declares; executed copies go into `config.out`
+def _run(config: Config, settings: dict) -> int:
+    # Execute the notebooks up to LAST_NOTEBOOK, each on those of the settings that it declares as parameters and, where it has FILTERS (of
+    # the corpus) or SETTINGS, the others; executed copies go into `config.out`
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
     from nbclient.exceptions import DeadKernelError
 
@@ -120,13 +110,16 @@ def _run(config: Config, parameters: dict) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) <= LAST_NOTEBOOK]
     for place, notebook in enumerate(notebooks, start=1):
-        own = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+        declared = papermill.inspect_notebook(notebook)
+        others = {name: value for name, value in settings.items() if name.upper() not in {*declared, "DRIVE_FOLDER"}}
+        filters = {name: others.pop(name) for name in CORPUS_SETTINGS if name in others}
+        parameters = {name.upper(): value for name, value in settings.items()} | {"FILTERS": filters, "SETTINGS": others}
+        own = {name: parameters[name] for name in declared if name in parameters}
         start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
         shown = _LastLine(line)
         print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
         (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
-        with tempfile.TemporaryDirectory() as folder:
-            executed = Path(folder) / notebook.name
+        with new_file(Path(config.out) / notebook.name) as executed:
             try:
                 with _kernel_kept_quiet():
                     papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=shown)
@@ -136,12 +129,8 @@ def _run(config: Config, parameters: dict) -> int:
             except papermill.PapermillExecutionError as error:
                 if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                     raise UserError(error.evalue) from None
-                failed = Path(tempfile.mkdtemp(prefix="helpers-")) / notebook.name
-                shutil.copy(executed, failed)
-                print(f"{notebook.name} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {failed}", file=sys.stderr)
-                return 1
-            with new_file(Path(config.out) / notebook.name) as copy:
-                shutil.copy(executed, copy)
+                failed = shutil.copy(executed, tempfile.mkdtemp(prefix="helpers-"))
+                sys.exit(f"{notebook.name} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {failed}")
         print(f"{line}: {time.perf_counter() - start:.0f} s, {shown.last}", flush=True)
     print(f"Everything is in {config.out}")
     return 0

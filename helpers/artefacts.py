@@ -2,17 +2,19 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from helpers import __version__
-from helpers.config import CORPUS_SETTINGS, MAY_CHANGE, PAIRS_SETTINGS, TRAINING_SETTINGS
+from helpers.config import CORPUS_SETTINGS, FIXED_SETTINGS, PAIRS_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
@@ -35,25 +37,21 @@ def sentences_for_disk_errors(path: Path, done: str = "written", refusals: dict 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
+    """A temporary place that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
     path = Path(path)
     with sentences_for_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.iterdir():  # of a process that was killed
-            if stale.name.startswith((f".{path.name}.new-", f".{path.name}.old-")):
-                _delete(stale)
-        new, old = (path.with_name(f".{path.name}.{age}-{os.getpid()}") for age in ("new", "old"))
-        try:
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.new-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.new-", dir=path.parent, ignore_cleanup_errors=True) as room:
+            new = Path(room) / path.name
             yield new
             for file in new.iterdir() if new.is_dir() else [new]:
                 _flush(file)
             if new.is_dir() and path.exists():  # nothing replaces a folder in one step
-                path.rename(old)
+                path.rename(Path(room) / "old")
             new.rename(path)
             _flush(path.parent)
-            _delete(old)
-        finally:
-            _delete(new)
 
 
 @contextlib.contextmanager
@@ -62,10 +60,6 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     with new_file(path) as folder:
         folder.mkdir()
         yield folder
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -159,7 +153,7 @@ def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training
     for asked, path, names in (
         (corpus, config.folder("corpus") / "report.json", CORPUS_SETTINGS),
         (pairs, config.folder("pairs") / MANIFEST, PAIRS_SETTINGS),
-        (training, checkpoints[-1], [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]),
+        (training, checkpoints[-1], FIXED_SETTINGS),
     ):
         if asked and path.exists():
             # a damaged checkpoint is passed over, when training goes on

@@ -10,15 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
 SUBSETS = ("cs", "medline", "all")
 PAIRS_FROM = ("citations", "walks", "shards")
-KERNEL_OPTIMIZERS = (
-    "rowwise_adagrad",
-    "sgd",
-)  # what both engines have; of the others, the learning rate (by the sample's validation MRR)
+KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
 CHOICES = {
-    "subset": SUBSETS, "engine": ("auto", "kernel", "torch"),
-    "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
+    "subset": SUBSETS, "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
     "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
@@ -40,7 +36,7 @@ TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
     "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
 )  # fmt: skip
-MAY_CHANGE = ("epochs",)  # of a training's settings: a finished run may be trained further
+FIXED_SETTINGS = tuple(name for name in TRAINING_SETTINGS if name != "epochs")  # of a training: it may go on for longer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,16 +49,14 @@ def batch_bytes(B: int, N: int, D: int, S: int) -> int:
     return B * (60 * D + 16 * S) + 8 * N + (1 << 28)
 
 
-def _control_groups() -> set[Path]:
+def _control_groups() -> Iterator[Path]:
     # The folders of the control groups that this process is in, from its own to the root: version 2's, and version 1's of memory
-    found = set()
     for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
         _, kinds, path = line.split(":", 2)
         if not kinds or "memory" in kinds.split(","):
             root = GROUPS / "memory" if kinds else GROUPS
             own = root / path.strip("/")
-            found |= {root, *(folder for folder in (own, *own.parents) if folder.is_relative_to(root))}
-    return found
+            yield from {root, *(folder for folder in (own, *own.parents) if folder.is_relative_to(root))}
 
 
 def reading_needs(files: list) -> dict:

@@ -377,7 +377,7 @@ def read_one(reader: str, seed: int, i: int, work: Path, _seeds: dict = {}) -> s
         assert str(folder) in sentence or "No citation is left" in sentence, f"names no file: {sentence}"
         outcome = next((known for known in SENTENCES if known in sentence), re.sub(r"\S*/\S*", "...", sentence)[:60])
         assert not (run / "corpus").exists()
-    left = [str(path) for path in run.rglob("*") if ".new-" in path.name or ".old-" in path.name or path.suffix == ".tmp"]
+    left = [str(path) for path in run.rglob("*") if ".new-" in path.name or path.suffix == ".tmp"]
     assert not left, f"left behind: {left}"
     return outcome
 

@@ -87,7 +87,7 @@ def test_kill_9_costs_only_the_files_that_were_being_read(dump, unbroken, tmp_pa
     out, before = tmp_path / "killed", {}
     for more in (random.randint(1, 5), random.randint(1, 5), None):  # files that are read before the process is killed; None: all
         process = start(dump, out, "stay")
-        wait_for(lambda: len(finished(out)) >= len(before) + more if more else list(out.glob(".corpus.new-*/edges.tmp")), process)  # noqa: B023
+        wait_for(lambda: len(finished(out)) >= len(before) + more if more else list(out.glob(".corpus.new-*/*/edges.tmp")), process)  # noqa: B023
         time.sleep(random.random() * 0.05)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)

@@ -12,7 +12,7 @@ from helpers.models import kernels
 from helpers.pairs.blocks import PairBlocks, part_rows
 from helpers.pairs.shards import pair_source
 from helpers.rows.bfloat16 import to_float32
-from helpers.rows.parts import HeldPart
+from helpers.rows.tables import HeldPart
 from helpers.training.engines import KernelEngine, SampleLoss, new_tables
 from helpers.training.loop import train
 from tests.planted import planted

@@ -139,14 +139,7 @@ class Naive(Table):
     """One batch ahead without care: rows are fetched before the batch that is in training has written them back."""
 
     def ask(self, ids, before=None):
-        queue, self._queue = self._queue, None
-        working = super().ask(ids)
-        self._queue = queue
-        return working
-
-    def train(self, *step):
-        self._queue = None
-        super().train(*step)
+        return super().ask(ids)
 
 
 def test_naive_prefetch_is_noticed(small_chunks, monkeypatch):

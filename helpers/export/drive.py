@@ -92,9 +92,8 @@ def checkpoints_on_drive(drive_folder: str, name: str, most: int, each: int):
     # None both for drive_folder "". In `drive_folder/NAME-checkpoints`; with `most` 1 the old one makes room before the new one is copied
     if not drive_folder:
         return None, None
-    place = mount(drive_folder) / f"{name}-checkpoints"
+    place = mount(os.path.join(drive_folder, f"{name}-checkpoints"))
     with _sentences(place):
-        place.mkdir(exist_ok=True)
         free = shutil.disk_usage(place).free + sum(map(_size, filter(Path.is_dir, place.iterdir()))) - SPARE_BYTES
     if most * each > free:
         fits = "SETTINGS = {'checkpoints_on_drive': 1} fits (the old one is then deleted before the new one is there)"

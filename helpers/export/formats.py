@@ -1,6 +1,5 @@
 """The forms that vectors can be exported in, each openable by the usual client of its kind: writing them, what they take and lose."""
 
-import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,7 +146,7 @@ def _each(write_one: Callable) -> Callable:
 
 FORMS: dict[str, _Form] = {
     "npy_float16": _Form(_each(_write_npy), lambda N, D: 4 * N * D, _as_float16),
-    "npy_float32": _Form(_each(functools.partial(_write_npy, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
+    "npy_float32": _Form(_each(lambda *one: _write_npy(*one, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
     "int8": _Form(_each(_write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
     "parquet": _Form(_each(_write_parquet), lambda N, D: 2 * N * (2 * D + 60), _as_float16),
     "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, _as_float16),

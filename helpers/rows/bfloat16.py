@@ -18,10 +18,7 @@ def to_float32(stored: np.ndarray) -> np.ndarray:
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """float32 values as they are stored in `dtype`: themselves, or the nearest bfloat16 (ties to even) as uint16; any shape."""
-    if dtype == np.float32:
-        return values
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values if dtype == np.float32 else as_stored(torch.from_numpy(values).bfloat16())
 
 
 def round_stochastically(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

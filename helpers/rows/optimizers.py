@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
+from helpers.config import RATES
 from helpers.rows.transfer import aligned_empty
 
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
-# Every one of torch.optim that looks at each value by itself, by the name of a setting.
-STOCK = {name.lower(): getattr(torch.optim, name) for name in "Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop".split()}
+# Those of torch.optim that look at each value by itself, by the names that they are set by.
+STOCK = {name.lower(): kind for name, kind in vars(torch.optim).items() if name.lower() in RATES and isinstance(kind, type)}
 
 
 def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:

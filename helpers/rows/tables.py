@@ -1,12 +1,12 @@
-"""Tables of rows in spans: the hottest rows in device memory, the others at home, in host memory or a file, visiting batch by batch."""
+"""Tables whose rows are in several places: in spans, the hottest in device memory, others visiting batch by batch; or a part in memory."""
 
 import dataclasses
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
+from helpers.pairs.blocks import part_rows
 from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
@@ -18,12 +18,11 @@ class Working:
     """A batch's rows on the device: ids int64 (U,), different, ascending; parts: rows and state, each (U, ...), as they are stored."""
 
     ids: torch.Tensor
-    hot: int  # so many of them, the first, live in device memory
     parts: dict[str, torch.Tensor]
-    ready: Future | None = None  # of what comes from home beside the training
+    going: torch.Tensor = ...  # which are written home: all but those that the next batch has, too
+    ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
     mine: torch.Tensor | None = None  # which of these come from the batch before instead, and
     theirs: torch.Tensor | None = None  # which they are there
-    going: torch.Tensor | None = None  # which are written home: all but those that the next batch has, too
 
 
 class Table:
@@ -37,19 +36,22 @@ class Table:
     # never goes home in between). Nothing checks ids: the engine has, once.
 
     def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, kept=0, direct=None):
-        self.device, self.optimizer, self.hot = torch.device(device), optimizer, hot
+        self.device, self.optimizer, kept = torch.device(device), optimizer, kept if mapped else 0
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
             read_ahead(as_stored(rows), slice(0, hot + kept))
-        self._hot = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
-        cold = self.home.items() if hot < len(rows) else ()
-        self._cold = {name: [(hot, 0, PinnedRows(part, device, direct))] for name, part in cold if not mapped or name != "rows"}
-        self._copies = [(name, slice(0, hot), part) for name, part in self._hot.items()]
-        if mapped and cold:
-            held = torch.from_numpy(aligned_empty((kept, rows[:1].nbytes), np.uint8)).view(rows.dtype).copy_(rows[hot : hot + kept])
-            self._copies.append(("rows", slice(hot, hot + kept), held))
-            of_file = hot + kept, 0, PinnedRows(rows, device, direct=False, mapped=True)
-            self._cold["rows"] = [(hot, hot, PinnedRows(held, device, direct)), of_file]
+        self._spans = []  # (first row, what holds the span's rows and their state), one after the other
+        if hot:
+            held = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
+            self._spans.append((0, {name: PinnedRows(part, device, direct=False) for name, part in held.items()}))
+        if cold := hot < len(rows):
+            home = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in self.home.items()}
+            if kept:
+                held = torch.from_numpy(aligned_empty((kept, rows[:1].nbytes), np.uint8)).view(rows.dtype).copy_(rows[hot : hot + kept])
+                self._spans.append((hot, {**home, "rows": PinnedRows(held, device, direct, first=hot)}))
+            if hot + kept < len(rows):
+                self._spans.append((hot + kept, home))
+        self._firsts = torch.tensor([first for first, _ in self._spans[1:]], dtype=torch.int64, device=self.device)
         self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
         self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
@@ -57,32 +59,29 @@ class Table:
 
     def ask(self, ids: torch.Tensor, before: Working | None = None) -> Working:
         """Have rows of `ids` (int64 (U,), different, ascending, on the device) gathered; ahead: while `before`, not yet trained, is."""
-        hot = int(torch.searchsorted(ids, self.hot)) if self._cold else len(ids)
         parts = {name: part.new_empty((len(ids), *part.shape[1:]), device=self.device) for name, part in self.home.items()}
-        working, new = Working(ids, hot, parts), torch.arange(hot, len(ids), device=self.device)
-        working.going = new
+        working, new = Working(ids, parts), ...
         if not self._queue:
-            before = None
+            return working
         if before:
             place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
             shared = before.ids[place] == ids
-            shared[:hot] = False
-            working.mine, working.theirs = shared.nonzero().flatten(), place[shared]
-            new = new[~shared[hot:]]
-            stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device)
-            stay[working.theirs] = True
-            before.going = before.going[~stay[before.hot :]]
-        leaving, self._leaving = self._leaving, before
-        self._submit(working, lambda: (self._send_home(leaving), self._fetch(working, new)))
+            working.mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
+            working.theirs = place[working.mine]
+            stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device).index_fill_(0, working.theirs, True)
+            before.going = (~stay).nonzero().flatten()
+        leaving, self._leaving = self._leaving, None
+        self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
 
     def arrive(self, working: Working, before: Working | None = None) -> torch.Tensor:
         """Wait for rows asked for, `before` having been trained; returns them, as stored (U, D), to be read until `train`."""
         if working.ready:
             working.ready.result()
-        for name, part in working.parts.items():
-            part[: working.hot] = self._hot[name][working.ids[: working.hot]]
-            if working.mine is not None:
+        else:
+            self._fetch(working)
+        if working.mine is not None:
+            for name, part in working.parts.items():
                 part[working.mine] = before.parts[name][working.theirs]
         return working.parts["rows"]
 
@@ -97,13 +96,10 @@ class Table:
             if rows.dtype == torch.bfloat16:
                 values = round_stochastically(values, torch.Generator(self.device).manual_seed(seed))
             rows.copy_(values)
-        for name, part in working.parts.items():
-            self._hot[name][working.ids[: working.hot]] = part[: working.hot]
-        if self._leaving is not working:  # no batch was asked for meanwhile
-            self._settle()
-        self._leaving = working
         if not self._queue:
-            self._settle()
+            return self._send_home(working)
+        self._settle()  # the one before, where no batch was asked for meanwhile
+        self._leaving = working
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of `ids` (int64, any shape, duplicates welcome) as they are now, float32 (*shape, D) on the device."""
@@ -115,20 +111,19 @@ class Table:
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
         self._settle()
-        for name, where, part in self._copies:
-            self.home[name][where].copy_(part)
+        for _, holders in self._spans:
+            for name, held in holders.items():
+                if held.rows is not self.home[name]:
+                    self.home[name][held.first : held.first + len(held.rows)].copy_(held.rows)
 
     def _settle(self) -> None:
         # what was trained last goes home, too
         if self._leaving:
             last, self._leaving = self._leaving, None
             self._submit(last, lambda: self._send_home(last))
-            if last.ready:
-                last.ready.result()
+            last.ready.result()
 
     def _submit(self, working: Working, job) -> None:
-        if not self._queue:
-            return job()
         # The device's memory is given out again in the order of the training: what was in it must be done with before it is filled.
         ready = torch.cuda.current_stream().record_event() if self._stream else None
 
@@ -142,26 +137,26 @@ class Table:
 
         working.ready = self._queue.submit(beside)
 
-    def _fetch(self, working: Working, new: torch.Tensor) -> None:
-        for name in self._cold:
-            out = working.parts[name].new_empty((len(new), *self.home[name].shape[1:]))
-            for rows, ids, where in self._by_span(name, working.ids[new]):
-                rows.gather(ids, out[where])
-            working.parts[name][new] = out
+    def _fetch(self, working: Working, new: torch.Tensor = ...) -> None:
+        spans = self._by_span(working.ids[new])
+        for name, part in working.parts.items():
+            out = part.new_empty((len(working.ids[new]), *part.shape[1:]))
+            for holders, ids, where in spans:
+                holders[name].gather(ids, out[where])
+            part[new] = out
 
-    def _send_home(self, working: Working | None) -> None:
-        for name in self._cold if working else ():
-            held = working.parts[name][working.going]
-            for rows, ids, where in self._by_span(name, working.ids[working.going]):
-                rows.scatter(ids, held[where])
+    def _send_home(self, working: Working) -> None:
+        spans = self._by_span(working.ids[working.going])
+        for name, part in working.parts.items():
+            held = part[working.going]
+            for holders, ids, where in spans:
+                holders[name].scatter(ids, held[where])
 
-    def _by_span(self, name: str, ids: torch.Tensor) -> Iterator[tuple[PinnedRows, torch.Tensor, slice]]:
-        # (where rows live, which of them, which of `ids` they are), span by span; ids: ascending
-        spans = self._cold[name]
-        firsts = torch.tensor([first for first, _, _ in spans[1:]], device=self.device)
-        bounds = [0, *(torch.searchsorted(ids, firsts).tolist() if len(firsts) else ()), len(ids)]
-        for (_, begin, rows), first, last in zip(spans, bounds[:-1], bounds[1:], strict=True):
-            yield rows, ids[first:last] - begin, slice(first, last)
+    def _by_span(self, ids: torch.Tensor) -> list[tuple[dict[str, PinnedRows], torch.Tensor, slice]]:
+        # (what holds them, which, where they are among `ids`), span by span; ids: ascending
+        bounds = [0, *torch.searchsorted(ids, self._firsts).tolist(), len(ids)]
+        spans = zip(self._spans, bounds[:-1], bounds[1:], strict=True)
+        return [(holders, ids[first:last], slice(first, last)) for (_, holders), first, last in spans]
 
 
 def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor | None, learning_rate: float, seed: int) -> None:
@@ -172,3 +167,35 @@ def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor 
     if U:
         how = adagrad, rows.dtype == torch.bfloat16, 1 << (D - 1).bit_length()
         gpu_kernels.update[(U,)](stored, gradient, sums if adagrad else gradient, learning_rate, seed, D, *how)
+
+
+class HeldPart:
+    """The part in memory of a table on a disk: stored (N, D), memory-mapped, and its sums float32 (N,), or (0,) where it has none."""
+
+    def __init__(self, stored: np.ndarray, sums: np.ndarray, parts: int):
+        self._stored, self._sums, self._parts, self.part = stored, sums, parts, None
+
+    def hold(self, part: int) -> None:
+        """Make another part's ids (n,), rows (n, D) and sums (n,) or (0,) those to train in place; those held go back to the file first."""
+        self.flush()
+        self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
+        read_ahead(self._stored, self.ids)
+        self.rows = self._stored[self.ids]
+        self.sums = self._sums[self.ids] if len(self._sums) else self._sums
+
+    def flush(self) -> None:
+        """Write the rows that are held to the file, where the whole table then is as it is now."""
+        if self.part is not None:
+            read_ahead(self._stored, self.ids)
+            self._stored[self.ids] = self.rows
+            if len(self._sums):
+                self._sums[self.ids] = self.sums
+
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of `ids` (int64, any shape) as they are now, held or not."""
+        rows = self._stored[ids]
+        if self.part is not None:
+            place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+            held = self.ids[place] == ids
+            rows[held] = self.rows[place[held]]
+        return rows

@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import torch
 
-from helpers.errors import TrainingError, in_a_line
+from helpers.errors import in_a_line
 from helpers.prefetch import read_ahead
 from helpers.progress import progress
 from helpers.rows.bfloat16 import as_stored
@@ -29,30 +29,30 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class PinnedRows:
-    """N rows of any type in host memory, used in place, that a device reads (`gather`) and writes (`scatter`).
+    """Rows of any type in one memory, used in place, that a device reads (`gather`) and writes (`scatter`) by their ids.
 
-    rows: (N, ...) on the CPU, contiguous; direct: kernels move them, through pages locked here, where they begin at a page (on a CPU, what
-    Triton's interpreter runs); None = what `fastest` measured; mapped: rows are a file's, read ahead before they are asked for one by one.
+    rows: (N, ...), contiguous, in host memory or on the device itself, the first with the id `first`; direct: kernels move them, through
+    pages locked here, where they begin at a page (on a CPU, what Triton's interpreter runs); None = what `fastest` measured; mapped: rows
+    are a file's, read ahead before they are asked for one by one.
     """
 
-    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped: bool = False):
-        self.rows, self.device, self.mapped, self._staging = rows, torch.device(device), mapped, None
+    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False, first: int = 0):
+        self.rows, self.device, self.mapped, self.first, self._staging = rows, torch.device(device), mapped, first, None
         lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
         self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
         if self.direct and self.device.type == "cuda":
-            try:
-                self.release = weakref.finalize(self, _unlock, _lock(rows))
-            except TrainingError as error:
-                print(error, "Rows travel by torch's copies instead, slower.")
-                self.direct = False
+            if locked := _lock(rows):
+                self.release = weakref.finalize(self, _unlock, locked)
+            self.direct = bool(locked)
 
     def gather(self, ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """out[i] = rows[ids[i]]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
+        """out[i] = the row with the id ids[i]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
+        ids = ids - self.first
         if self.mapped:
             read_ahead(as_stored(self.rows), ids.cpu().numpy())
         if self.direct:
             move_rows(self.rows, ids, out)
-        elif self.device.type == "cpu":
+        elif self.rows.device.type == self.device.type:
             torch.index_select(self.rows, 0, ids, out=out)
         else:
             out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=self._staged(len(ids))), non_blocking=True)
@@ -60,12 +60,13 @@ class PinnedRows:
         return out
 
     def scatter(self, ids: torch.Tensor, held: torch.Tensor) -> None:
-        """rows[ids[i]] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
+        """The row with the id ids[i] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
+        ids = ids - self.first
         if self.direct:
             move_rows(self.rows, ids, held, back=True)
         else:
-            here = held if self.device.type == "cpu" else self._staged(len(ids)).copy_(held)
-            self.rows.index_copy_(0, ids.cpu(), here)
+            here = held if self.rows.device.type == self.device.type else self._staged(len(ids)).copy_(held)
+            self.rows.index_copy_(0, ids.to(self.rows.device), here)
 
     def _staged(self, count: int) -> torch.Tensor:
         if self._staging is None or len(self._staging) < count:
@@ -92,7 +93,7 @@ def move_rows(rows: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, back: b
 
 
 def _lock(rows: torch.Tensor) -> list[int]:
-    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses. Raises TrainingError where that is refused
+    # Page-lock rows at their exact size, slice after slice; returns the slices' addresses: none, and says so, where that is refused
     cudart, base, size, locked = torch.cuda.cudart(), rows.data_ptr(), rows.nbytes, []
     slices = range(0, size, SLICE)
     for first in progress(slices, title="Page-locking", unit=" GB") if len(slices) > 1 else slices:
@@ -100,7 +101,9 @@ def _lock(rows: torch.Tensor) -> list[int]:
         if code:
             _unlock(locked)
             forget_error()
-            raise TrainingError(f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code}).")
+            told = f"The system refuses to page-lock {size / 1e9:.1f} GB, after {first / 1e9:.1f} GB (CUDA error {code})."
+            print(f"{told} Rows travel by torch's copies instead, slower.")
+            return []
         locked.append(base + first)
     return locked
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, sentences_for_disk_errors, write_manifest
-from helpers.config import MAY_CHANGE, TRAINING_SETTINGS, Config
+from helpers.config import FIXED_SETTINGS, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
 from helpers.rows.bfloat16 import as_stored, as_tensor
@@ -76,7 +76,7 @@ class Copies:
                 self._keep(self.in_hand)
                 if told:
                     print(f"Checkpoint {self.in_hand.name} is kept after all.", flush=True)
-                told = None
+                self.in_hand = told = None
             except Exception as error:  # whatever it is: the training is worth more than the copy
                 with self._change:
                     self._failures += 1
@@ -101,8 +101,8 @@ class Checkpoints:
         self._known = {path.name for path in _folders(self.folder)}
         self._whole = [found.path] if found else []
         self._writer, self._finished, self._saved = ThreadPoolExecutor(1), None, time.monotonic()
-        self._copies = Copies(keep) if keep else None
-        if found and self._copies:
+        self._copies = Copies(keep or (lambda checkpoint: None))
+        if found:
             self._copies.put(found.path)
 
     def save_if_due(self, engine, log: list[dict]) -> bool:
@@ -122,15 +122,13 @@ class Checkpoints:
         if not self._whole or self._whole[-1].name != self._name(log):
             self._save(engine, log)
             self._finished.result()
-        if self._copies:
-            self._copies.finish()
+        self._copies.finish()
         return self._whole[-1]
 
     def close(self) -> None:
         """Wait for what is being written; what is being copied comes to its end by itself."""
         self._writer.shutdown()
-        if self._copies:
-            self._copies.finish(wait=False)
+        self._copies.finish(wait=False)
 
     def _name(self, log: list[dict]) -> str:
         epoch, block = position(log, self.blocks)
@@ -156,11 +154,9 @@ class Checkpoints:
             write_manifest(folder, **facts)
         self._known.add(path.name)
         self._whole.append(path)
-        if self._copies:
-            self._copies.put(path)
-        spared = {*self._whole[-KEPT:], self._copies and self._copies.in_hand}
+        self._copies.put(path)
         for old in _folders(self.folder):
-            if old not in spared and old.name < path.name:
+            if old not in (*self._whole[-KEPT:], self._copies.in_hand) and old.name < path.name:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _wait(self) -> None:
@@ -216,8 +212,7 @@ def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Pat
     # The sentence that tells what differs, None for this run's
     if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
         raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
-    fixed = [name for name in TRAINING_SETTINGS if name not in MAY_CHANGE]
-    differs = differences(manifest["config"], config.part(fixed)) if to_train else []
+    differs = differences(manifest["config"], config.part(FIXED_SETTINGS)) if to_train else []
     if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
         differs.append("other training pairs")
     advice = "choose another --out (or Drive folder)"

@@ -19,10 +19,9 @@ from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor
 from helpers.rows.files import empty_table
 from helpers.rows.optimizers import new_state
-from helpers.rows.parts import HeldPart
+from helpers.rows.tables import HeldPart
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
-LOSS_VALUES = 1 << 22  # of target rows at a time
 LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
 
 
@@ -140,8 +139,5 @@ class SampleLoss:
 
     def __call__(self, engine: Engine) -> float:
         """The loss a pair with the rows of an engine as they are now."""
-        total, step = 0.0, max(1, LOSS_VALUES // engine.config.dimensions)
-        for piece in (slice(first, first + step) for first in range(0, len(self.targets), step)):
-            of_contexts = (engine.look_up("context", ids[piece]) for ids in (self.contexts, self.negatives))
-            total += float(sgns_loss(engine.look_up("target", self.targets[piece]), *of_contexts))
-        return total / max(len(self.targets), 1)
+        of_contexts = (engine.look_up("context", ids) for ids in (self.contexts, self.negatives))
+        return float(sgns_loss(engine.look_up("target", self.targets), *of_contexts)) / max(len(self.targets), 1)

@@ -22,7 +22,7 @@ from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
 from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
-from helpers.rows.bfloat16 import ROW_TYPES, as_tensor, rounded
+from helpers.rows.bfloat16 import ROW_TYPES, as_stored
 from helpers.rows.optimizers import STOCK
 from helpers.training.engines import KernelEngine, SampleLoss
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
@@ -81,9 +81,9 @@ def probe(config: Config, pairs: Pairs) -> Rates:
     return Rates(trained, _smoothed_a_second(config, pairs), _written_a_second(Path(config.out)))
 
 
-def _tables(config: Config, N: int, D: int) -> list[np.ndarray]:
-    # Throw-away tables, as they are stored; their values do not matter
-    return [np.full((N, D), rounded(np.array([0.01], np.float32), ROW_TYPES[config.row_type])[0]) for _ in range(2)]
+def _table(config: Config, N: int, D: int) -> torch.Tensor:
+    # A throw-away table; its values do not matter
+    return torch.full((N, D), 0.01, dtype=getattr(torch, config.row_type))
 
 
 def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
@@ -91,7 +91,7 @@ def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, w
     Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
-    engine = Engine(trial, indptr, contexts, noise, *map(as_tensor, _tables(config, len(indptr) - 1, config.dimensions)))
+    engine = Engine(trial, indptr, contexts, noise, *(_table(config, len(indptr) - 1, config.dimensions) for _ in range(2)))
     loss = SampleLoss(PairBlocks(indptr, contexts, 0, trial.block_pairs), noise, trial.negatives)
     engine.train_block(0, 0, 1e-9)  # compiles
     trained, blocks, start = 0, 0, time.perf_counter()
@@ -105,7 +105,7 @@ def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, w
 def _smoothed_a_second(config: Config, pairs: Pairs) -> float:
     # a step over some pairs from the middle of the graph, on rows as many and as long as they will be
     P, share, D = len(pairs.contexts), min(len(pairs.contexts) // (THREADS + 1), PROBE_PAIRS // THREADS), START_COLUMNS
-    rows, out = _tables(config, pairs.papers, D)[0], np.zeros((pairs.papers, D), ROW_TYPES[config.row_type])
+    rows, out = as_stored(_table(config, pairs.papers, D)), np.zeros((pairs.papers, D), ROW_TYPES[config.row_type])
     fixed = np.ones(pairs.papers, np.float32), rows, out, out, np.float32(1), np.full(D, 1 << 15, np.uint32)
     bounds = np.searchsorted(pairs.indptr, P // (THREADS + 2) + share * np.arange(THREADS + 1))
     step = functools.partial(smoothing_step, pairs.indptr, pairs.contexts, *fixed)

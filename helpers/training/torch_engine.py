@@ -44,7 +44,7 @@ class TorchEngine(Engine):
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu, available_ram() - WORK_BYTES if ram is None else ram
         self.hot, kept = (rows_in(there, N, D * self.target.itemsize + state_bytes(config), *room) for there in ("GPU memory", "RAM"))
-        self.ahead, self.tables = ahead, []
+        self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
             where = self.device, self.hot[table], ahead, mapped[table], kept[table], direct
@@ -67,10 +67,10 @@ class TorchEngine(Engine):
             parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
             before, batch, step = None, self._ask(next(parts, None), generator), 2 * seed
             while batch:
-                following = self._ask(next(parts, None), generator, batch) if self.ahead else None
+                following = self._ask(next(parts, None), generator, batch)
                 self._train(batch, before, learning_rate, step)
                 progress(len(batch.targets))
-                before, batch = batch, following if self.ahead else self._ask(next(parts, None), generator)
+                before, batch = batch, following
                 step = (step + 2) & 0x7FFFFFFF
         return len(targets)
 
