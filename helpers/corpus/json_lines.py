@@ -134,7 +134,8 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
     def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
-        values = _columns(rows, schema)  # raises where a list of ids is no JSON
+        values = zip(schema.names, zip(*rows, strict=True), strict=False)
+        values = [(_id_lists(some),) if name in OTHER_ENDS else some for name, some in values]  # raises where a list of ids is no JSON
         numbers.extend(of_lines)
         for column, some in zip(columns, values, strict=False):
             column.extend(some)
@@ -164,12 +165,6 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
             yield batch()
             numbers, columns, size = [], [[] for _ in schema], 0
     yield batch()
-
-
-def _columns(rows: list[tuple], schema: pa.Schema) -> list:
-    # The columns of some rows: tuples of values; of lists of ids one Arrow array
-    columns = zip(schema.names, zip(*rows, strict=True), strict=False)
-    return [(_id_lists(values),) if name in OTHER_ENDS else values for name, values in columns]
 
 
 def _id_lists(values: tuple) -> pa.Array:

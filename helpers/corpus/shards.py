@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.artefacts import new_folder, read_json, write_json
-from helpers.config import Config
+from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
-from helpers.corpus.download import Shard, download, remote, shards_of
+from helpers.corpus.download import Shard, download, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, SPACES, Report
 from helpers.errors import ArtefactError, DumpError, UserError
@@ -46,7 +46,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     # A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
     # only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
-    files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
+    files = [file for dump in config.dumps for file in (shards_of(dump) if REMOTE.match(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
     kinds = zip(files, readers, strict=True)
