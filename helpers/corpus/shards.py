@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -79,11 +80,10 @@ def discard(shards: Iterable[Path]) -> None:
 
 def _tell_strangers(files: list, readers: list) -> None:
     # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
-    series = {}
+    series = defaultdict(dict)
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            alike = series.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-            alike.setdefault(reader.name, f"{file.name} {reader.name}")
+            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
     for formats in series.values():
         if len(formats) > 1:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
