@@ -26,7 +26,7 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "shared_negatives": (1, 100_000, ""),
     "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""),
 }  # fmt: skip
-REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is no path
+REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is to be downloaded
 SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.

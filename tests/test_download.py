@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.config import ROOT
+from helpers.config import REMOTE, ROOT
 from helpers.corpus import download
 from helpers.corpus.build import build_corpus, open_corpus
-from helpers.corpus.download import Shard, remote, shards_of
+from helpers.corpus.download import Shard, shards_of
 from helpers.errors import DumpError
 
 CONTENT = np.random.default_rng(3).bytes(3_000_000)
@@ -316,8 +316,8 @@ def test_no_room_no_place_no_curl(site, tmp_path, monkeypatch):
 
 
 def test_remote_entries_and_links_to_drive():
-    assert all(remote(entry) is True for entry in ("https://host.org/a.gz", "http://a/b", "drive:1AbCdEfGhIjKlMnOp", "s2:nonsense"))
-    assert all(remote(entry) is False for entry in ("papers.jsonl.gz", "data/s2/papers", "~/http/x", "/data/https:/x"))
+    assert all(REMOTE.match(entry) for entry in ("https://host.org/a.gz", "http://a/b", "drive:1AbCdEfGhIjKlMnOp", "s2:nonsense"))
+    assert not any(REMOTE.match(entry) for entry in ("papers.jsonl.gz", "data/s2/papers", "~/http/x", "/data/https:/x"))
     for link in ("file/d/{}/view?usp=sharing", "open?id={}", "uc?export=download&id={}"):
         assert shards_of("https://drive.google.com/" + link.format("1AbCdEfGhIjKlMnOp"))[0] == DRIVE._replace(checksum="")
     link = f"https://drive.usercontent.google.com/download?id=1AbCdEfGhIjKlMnOp&export=download#md5={MD5.upper()}"

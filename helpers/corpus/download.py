@@ -17,7 +17,6 @@ from subprocess import PIPE, Popen, run
 from time import sleep
 from urllib.parse import quote, unquote
 
-from helpers.config import REMOTE
 from helpers.errors import DumpError, UserError
 
 S2_API = "https://api.semanticscholar.org/datasets/v1/release"  # /latest gives {"release_id"}, /RELEASE/dataset/NAME {"files": [addresses]}
@@ -34,11 +33,6 @@ class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
 
     def __repr__(self):
         return self.name
-
-
-def remote(dump: str) -> bool:
-    """Whether an entry is something to download: http(s)://..., a Drive link, drive:FILE_ID, s2:DATASET or s2:DATASET@RELEASE."""
-    return bool(REMOTE.match(dump))
 
 
 def shards_of(dump: str) -> list[Shard]:

@@ -13,26 +13,21 @@ from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
+from isal import isal_zlib
+from isal.igzip import IGzipFile
 
+from helpers.config import REMOTE
 from helpers.corpus import ancestor, tables
-from helpers.corpus.download import remote
 from helpers.corpus.json_lines import AMINER_READ, AMINER_UNREAD, BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
-
-try:
-    from isal.igzip import IGzipFile as GzipFile  # twice as fast
-    from isal.isal_zlib import error as InflateError
-except ImportError:
-    from gzip import GzipFile
-    from zlib import error as InflateError
 
 BINARY_FORMATS = {b"PAR1": tables.Table, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
-DAMAGED = (zlib.error, InflateError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
+DAMAGED = (zlib.error, isal_zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
 
 class DumpFile(NamedTuple):
@@ -55,7 +50,7 @@ class DumpFile(NamedTuple):
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
     files = []
-    for dump in (Path(dump) for dump in dumps if not remote(str(dump))):
+    for dump in (Path(dump) for dump in dumps if not REMOTE.match(str(dump))):
         with _sentences(dump):
             if not dump.exists():
                 raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
@@ -121,7 +116,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
         stack.enter_context(_sentences(file, whole.tell))
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
-            stream = stack.enter_context(GzipFile(fileobj=stream))
+            stream = stack.enter_context(IGzipFile(fileobj=stream))
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # Windows programs begin a text file with it
             stream.read(3)
         yield stream, whole.tell
@@ -133,9 +128,9 @@ def reader_of(file: DumpFile):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as (stream, _):
-            first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, GzipFile)
+            first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
             head = first + stream.read(1 << 16)
-            if file.path.suffix == ".gz" and not isinstance(stream, GzipFile):
+            if file.path.suffix == ".gz" and not isinstance(stream, IGzipFile):
                 raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
         if reader := BINARY_FORMATS.get(first[:4]):
             if packed:

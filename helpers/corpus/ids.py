@@ -72,10 +72,9 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     new = (0, table.count - len(last))
     ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
     ids.renamed = np.broadcast_to(False, table.count)
-    _mark_outside(shards, table, ids.state)
+    _find_names(ids, table, shards)
     if joins:
         papers["duplicate id"] += _join_other_ids(ids, np.concatenate(pairs, axis=1), edges)
-    _find_names(ids, table, shards)
     if joins and not keep_unrecorded:
         ids.state[ids.state == UNRECORDED] = OUTSIDE
     return ids
@@ -127,16 +126,9 @@ def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
     return lost
 
 
-def _mark_outside(shards: list[Path], table: KeyTable, state: np.ndarray) -> None:
-    # What only citations name, but has a record outside the subset, is outside too
-    for keys, _, inside in _columns(shards, "records"):
-        found = table.find(keys[~inside])
-        found = found[found >= 0]
-        state[found[state[found] == UNRECORDED]] = OUTSIDE
-
-
 def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
     # where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key
+    # what only citations name, but has a record outside the subset, is outside too
     ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
 
     def numbers_of(keys: np.ndarray, checks_of: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
@@ -148,8 +140,10 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
             raise DumpError(same_key(name(int(differing[0]))))
         return numbers
 
-    for keys, checks_of, _ in _columns(shards, "records"):
-        numbers_of(keys, checks_of, lambda i, row=row: f"The id of record {row + i + 1:,} (of all that have one)")
+    for keys, checks_of, inside in _columns(shards, "records"):
+        outside = numbers_of(keys, checks_of, lambda i, row=row: f"The id of record {row + i + 1:,} (of all that have one)")[~inside]
+        outside = outside[outside >= 0]
+        ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
         row += len(keys)
     row = 0
     for batch in ids.names:

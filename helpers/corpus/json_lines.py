@@ -90,7 +90,7 @@ def _openalex(record) -> tuple:
     if b"/" in references or b"\\" in references:  # other addresses
         references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
     title, ids = text(record.title) or text(record.display_name), _mapping(record.ids)
-    doi, pmid = text(record.doi) or text(ids.get("doi")), text(ids.get("pmid"))
+    doi, pmid = record.doi or ids.get("doi"), text(ids.get("pmid"))
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
     paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
     return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, msgspec.Raw(references), NO_IDS
@@ -103,7 +103,7 @@ def _openalex(record) -> tuple:
 def _s2_papers(record) -> tuple:
     fields, others = _named(record.s2fieldsofstudy, "category"), _mapping(record.externalids)
     is_cs = "Computer Science" in fields or _identifier(others.get("DBLP")) is not None
-    paper_id, doi, pmid = _needed(_identifier(record.corpusid)), text(others.get("DOI")), _identifier(others.get("PubMed"))
+    paper_id, doi, pmid = _needed(_identifier(record.corpusid)), others.get("DOI"), _identifier(others.get("PubMed"))
     venue = text(record.venue) or text(_mapping(record.journal).get("name"))
     return paper_id, text(record.title), record.year, venue, fields, doi, pmid, is_cs, pmid is not None, (), ()
 
@@ -126,7 +126,7 @@ def _aminer(record) -> tuple:
     venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
     references = [_identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
     paper_id, title, fields = _needed(_identifier(record.id)), text(record.title), _named(record.fos, "name")
-    return paper_id, title, record.year, venue, fields, text(record.doi), None, True, False, references, ()
+    return paper_id, title, record.year, venue, fields, record.doi, None, True, False, references, ()
 
 
 def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
@@ -134,7 +134,8 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
     decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
 
     def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
-        values = _columns(rows, schema)  # raises where a list of ids is no JSON
+        values = zip(schema.names, zip(*rows, strict=True), strict=False)
+        values = [(_id_lists(some),) if name in OTHER_ENDS else some for name, some in values]  # raises where a list of ids is no JSON
         numbers.extend(of_lines)
         for column, some in zip(columns, values, strict=False):
             column.extend(some)
@@ -164,12 +165,6 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
             yield batch()
             numbers, columns, size = [], [[] for _ in schema], 0
     yield batch()
-
-
-def _columns(rows: list[tuple], schema: pa.Schema) -> list:
-    # The columns of some rows: tuples of values; of lists of ids one Arrow array
-    columns = zip(schema.names, zip(*rows, strict=True), strict=False)
-    return [(_id_lists(values),) if name in OTHER_ENDS else values for name, values in columns]
 
 
 def _id_lists(values: tuple) -> pa.Array:

@@ -115,19 +115,16 @@ class KeyTable:
     """Numbers keys 0, 1, ... in order of appearance: a hash table with open addressing, 12 bytes a slot, at most FULLEST of them used."""
 
     def __init__(self, expected: int = 0):
-        self.count = 0
-        self._make(expected)
-
-    def _make(self, expected: int) -> None:
         size = 1 << int(max(expected, 600) / FULLEST).bit_length()
-        self._slots, self._numbers = np.full(size, NONE), np.empty(size, np.int32)
+        self.count, self._slots, self._numbers = 0, np.full(size, NONE), np.empty(size, np.int32)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
             used = self._slots != NONE
             known, numbers = self._slots[used], self._numbers[used]  # in the slots' order: in the numbers' it would take four times as long
-            self._make(self.count + len(keys))
+            larger = KeyTable(self.count + len(keys))
+            self._slots, self._numbers = larger._slots, larger._numbers
             _find(self._slots, self._numbers, known, numbers, -1, True)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -23,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.artefacts import new_folder, read_json, write_json
-from helpers.config import Config
+from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
-from helpers.corpus.download import Shard, download, remote, shards_of
+from helpers.corpus.download import Shard, download, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, SPACES, Report
 from helpers.errors import ArtefactError, DumpError, UserError
@@ -46,7 +47,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     # A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
     # only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
-    files = [file for dump in config.dumps for file in (shards_of(dump) if remote(dump) else dumps.files_of((dump,)))]
+    files = [file for dump in config.dumps for file in (shards_of(dump) if REMOTE.match(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
     _tell_strangers(files, readers)
     kinds = zip(files, readers, strict=True)
@@ -79,11 +80,10 @@ def discard(shards: Iterable[Path]) -> None:
 
 def _tell_strangers(files: list, readers: list) -> None:
     # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
-    series = {}
+    series = defaultdict(dict)
     for file, reader in zip(files, readers, strict=True):
         if reader:
-            alike = series.setdefault((file.path.parent, re.sub(r"\d+", "0", file.name)), {})
-            alike.setdefault(reader.name, f"{file.name} {reader.name}")
+            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
     for formats in series.values():
         if len(formats) > 1:
             print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")

@@ -70,17 +70,14 @@ class Table:
 
     def _papers(self, columns: dict[str, pa.Array]) -> list:
         rows = len(columns["paper_id"])
-
-        def of(name: str) -> list:
-            return columns[name].to_pylist() if name in columns else [None] * rows
-
-        years = of("year") if "year" in columns else pa.nulls(rows, pa.int32())
-        fields = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in of("fields")]
-        references = [texts(some) if isinstance(some, list) else (some or "").split() for some in of("references")]
-        is_cs, is_medline = (False, True) if self.columns["paper_id"] == "pmid" else (None, None)
-        titles = [_unquoted(title) for title in of("title")]
-        kept = [of("paper_id"), titles, years, of("venue"), fields, of("doi"), of("pmid")]
-        return [*kept, [is_cs] * rows, [is_medline] * rows, references, [()] * rows]
+        values = dict.fromkeys(PAPERS.names, [None] * rows) | {"year": pa.nulls(rows, pa.int32()), "cited_by": [()] * rows}
+        if self.columns["paper_id"] == "pmid":
+            values |= {"is_cs": [False] * rows, "is_medline": [True] * rows}
+        values |= {name: column.to_pylist() for name, column in columns.items()}
+        values["title"] = [_unquoted(title) for title in values["title"]]
+        values["fields"] = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in values["fields"]]
+        values["references"] = [texts(some) if isinstance(some, list) else (some or "").split() for some in values["references"]]
+        return list(values.values())
 
     def _of_csv(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         is_papers, tabs = self.SCHEMA is PAPERS, self.delimiter == "\t"

@@ -123,8 +123,5 @@ class Pairs:
         self.heldout = np.load(folder / "heldout.npy")
         self.noise = np.load(folder / "noise.npy")
         self.papers = self.manifest["papers"]  # N
-
-    @property
-    def fingerprint(self) -> dict:
-        """The hashes of everything that training reads: two runs with the same fingerprint train on the same pairs."""
-        return {name: facts["sha256"] for name, facts in self.manifest["files"].items()}
+        # the hashes of everything that training reads: two runs with the same fingerprint train on the same pairs
+        self.fingerprint = {name: facts["sha256"] for name, facts in self.manifest["files"].items()}

@@ -83,10 +83,8 @@ def _cut(total: int, size: int) -> list[int]:
 
 
 def write_shards(source: PairSource, folder: Path, made_of: dict, epoch=0, shard_pairs=SHARD_PAIRS, group_pairs=GROUP_PAIRS) -> dict:
-    """Write an epoch of a source, shuffled over all of it, as shards of exactly shard_pairs pairs (the last may hold fewer).
-
-    Returns their manifest; raises ConfigError where memory or disk is too small, ArtefactError where nothing can be written.
-    """
+    """Write an epoch of a source, shuffled over all of it, as shards of shard_pairs pairs; the manifest. ConfigError, ArtefactError."""
+    # the last may hold fewer; ConfigError: memory or disk is too small; ArtefactError: nothing can be written
     # shard-00000.parquet, ...: columns target and context, int32; row groups of group_pairs. made_of: the fingerprint of the pairs that the
     # source was made of. It takes 8 bytes of disk a pair and about 0.3 GB of memory
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
