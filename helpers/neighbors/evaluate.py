@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from helpers.neighbors.baselines import Scores, baselines
-from helpers.neighbors.search import COSINE, mean_row
+from helpers.neighbors.search import SIMILARITIES, tables_of
 from helpers.neighbors.sppmi import pip_loss
 from helpers.pairs.build import Pairs
 
@@ -71,20 +71,18 @@ class Questions:
 
 
 def readings(target: np.ndarray, context: np.ndarray) -> Scores:
-    """The ways to score pairs of papers from the two tables, float (N, D) each: of search.SIMILARITIES those that find citations."""
-    mean = mean_row(target)
+    """The ways to score pairs of papers from the two tables, float (N, D) each: search.SIMILARITIES."""
+    tables = tables_of(target, context)
 
     def scores(queries, papers):
-        of_targets, own, centred = target[papers], target[queries], target[queries] - mean
-        forward = np.matmul(context[papers], own[:, :, None])[:, :, 0]
-        backward = np.matmul(of_targets, context[queries][:, :, None])[:, :, 0]
-        products, along = np.matmul(of_targets, own[:, :, None])[:, :, 0], of_targets @ mean
-        squares = np.einsum("nmd,nmd->nm", of_targets, of_targets)
-        cosine = products / np.maximum(np.sqrt(squares) * np.linalg.norm(own, axis=1)[:, None], 1e-12)
-        lengths = np.sqrt(np.maximum(squares - 2 * along + mean @ mean, 0)) * np.linalg.norm(centred, axis=1)[:, None]
-        without = np.where(squares > 0, (products - along - (centred @ mean)[:, None]) / np.maximum(lengths, 1e-12), 0)
-        names = ("target.context", "context.target", "target.context + context.target", "target-target cosine", COSINE)
-        return dict(zip(names, (forward, backward, forward + backward, cosine, without), strict=True))
+        asked, answers = ({name: table[rows] for name, table in tables.items()} for rows in (queries, papers))
+        found = {}
+        for name, parts in SIMILARITIES.items():
+            found[name] = sum(np.matmul(answers[theirs], asked[own][:, :, None])[:, :, 0] for own, theirs in parts)
+            if "cosine" in name:
+                lengths = [np.linalg.norm(rows[parts[0][0]], axis=-1) for rows in (asked, answers)]
+                found[name] /= np.maximum(lengths[0][:, None] * lengths[1], 1e-12)
+        return found
 
     return scores
 

@@ -12,13 +12,14 @@ import torch
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
+from helpers.rows.bfloat16 import ReadThrough
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
 RANDOM_PAPERS = 1000  # that say how a score between strangers is
 MEAN_ROWS = 1 << 14  # that the mean row of a table is taken of
 COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
 SIMILARITIES = {  # (the queries' table, the answers'), whose scores are summed
-    COSINE: (("target", "target"),),
+    COSINE: (("centred", "centred"),),
     "target-target cosine": (("target", "target"),),
     "context-context cosine": (("context", "context"),),
     "target.context": (("target", "context"),),
@@ -109,21 +110,28 @@ def normalised(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def mean_row(vectors: np.ndarray) -> np.ndarray:
-    """The mean of the rows that are not zero, float32 (D,); of more than MEAN_ROWS, of so many, evenly spread."""
-    rows = np.unique(np.linspace(0, len(vectors) - 1, MEAN_ROWS).astype(np.int64))
-    if hasattr(vectors, "expect"):
-        vectors.expect(rows)
-    values = np.asarray(vectors[rows], np.float32)
-    return values.sum(axis=0) / max(1, int(values.any(axis=1).sum()))
+def tables_of(target, context) -> dict:
+    """What similarities are taken between: the two tables, float (N, D), and "centred": targets less their mean, but for rows of zeros."""
+    # the mean of more than MEAN_ROWS rows is that of so many, evenly spread over the degrees
+    rows = np.unique(np.linspace(0, len(target) - 1, MEAN_ROWS).astype(np.int64))
+    if hasattr(target, "expect"):
+        target.expect(rows)
+    some = torch.from_numpy(np.asarray(target[rows], np.float32))
+    mean = some.sum(dim=0) / some.any(dim=1).sum().clamp_min(1)
+
+    def less(rows: np.ndarray) -> np.ndarray:
+        rows = torch.from_numpy(np.require(rows, np.float32, "CW"))
+        return torch.where(rows.any(dim=-1, keepdim=True), rows - mean, 0).numpy()
+
+    return {"target": target, "context": context, "centred": ReadThrough(less, target)}
 
 
-def top_k(parts, k: int, cosine: bool, allowed=None, own=None, mean=None) -> tuple[np.ndarray, np.ndarray]:
+def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the highest scores for each query, best first, exactly: (rows int64 (Q, k), scores float32 (Q, k)).
 
     parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
-    which rows may be answers; own: int64 (Q,), a row that is no answer to its query; mean: float32 (D,), subtracted from all rows but those
-    of zeros (from queries already). RAM is bounded by CHUNK_VALUES. UserError where too few rows may be answers, or one holds NaN.
+    which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
+    few rows may be answers, or one holds NaN.
     """
     N, D = parts[0][1].shape
     most = N if allowed is None else int(allowed.sum())
@@ -138,8 +146,6 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None, mean=None) -> tup
         last, scores = min(first + step, N), 0
         for of_part, (_, vectors) in zip(queries, parts, strict=True):
             rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
-            if mean is not None:
-                rows = torch.where(rows.any(dim=1, keepdim=True), rows - torch.from_numpy(mean).to(device), 0)
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
         if allowed is not None:
@@ -162,10 +168,10 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
     return top_k([(vectors[queries], vectors)], k, True, allowed, queries)
 
 
-def fold_in(vectors: np.ndarray, rows: np.ndarray, mean: np.ndarray | float = 0) -> np.ndarray:
-    """What several papers, rows int (n,), have in common, float32 (1, D): the sum of their normalised vectors less `mean`, normalised."""
+def fold_in(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What several papers, rows int (n,), have in common, float32 (1, D): the sum of their normalised vectors, normalised."""
     # Of a new paper's references this is its own vector, without training: it finds more references as well as a trained one (RESULTS.md).
-    return normalised(normalised(np.asarray(vectors[rows], np.float32) - mean).sum(axis=0, keepdims=True))
+    return normalised(normalised(vectors[rows]).sum(axis=0, keepdims=True))
 
 
 @dataclasses.dataclass
@@ -179,20 +185,15 @@ class Search:
     reaching: Callable[[int], np.ndarray] | None = None  # the target table with a reach of so many steps; None where it cannot be had
 
     def __post_init__(self):
-        self._means, self._far = {}, {0: self.target}
+        self._tables = {0: tables_of(self.target, self.context)}
 
-    def table(self, name: str, reach: int = 0) -> np.ndarray:
-        """The table "target", with this reach, or "context", float (N, D); UserError where there is no such reach."""
-        if name == "target" and reach not in self._far:
+    def tables(self, reach: int = 0) -> dict:
+        """`tables_of` the targets with this reach; UserError where it cannot be had."""
+        if reach not in self._tables:
             if not self.reaching:
                 raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
-            self._far[reach] = self.reaching(reach)
-        return self._far[reach] if name == "target" else self.context
-
-    def _mean(self, name: str, reach: int) -> np.ndarray:
-        if (name, reach) not in self._means:
-            self._means[name, reach] = mean_row(self.table(name, reach))
-        return self._means[name, reach]
+            self._tables[reach] = tables_of(self.reaching(reach), self.context)
+        return self._tables[reach]
 
     def allowed(self, years=(None, None), field: str = "", venue: str = "", min_degree: int = 0, leave_out=()) -> np.ndarray:
         """Which papers may be answers, bool (N,): with a title, of these years, field, (part of a) venue, not in leave_out (rows)."""
@@ -237,12 +238,11 @@ class Search:
         return table
 
     def _one(self, rows: np.ndarray, k: int, name: str, reach: int, allowed: np.ndarray) -> pd.DataFrame:
-        cosine, mean = "cosine" in name, self._mean("target", reach) if name == COSINE else None
-        tables = [[self.table(table, reach) for table in pair] for pair in SIMILARITIES[name]]
-        parts = [(fold_in(asked, rows, 0 if mean is None else mean), answers) for asked, answers in tables]
-        found, scores = top_k(parts, k, cosine, allowed, mean=mean)
+        cosine, tables = "cosine" in name, self.tables(reach)
+        parts = [(fold_in(tables[asked], rows), tables[answers]) for asked, answers in SIMILARITIES[name]]
+        found, scores = top_k(parts, k, cosine, allowed)
         strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(RANDOM_PAPERS, len(allowed)), replace=False))
-        _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine, mean=mean)
+        _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine)
         percentile = 100 * (of_strangers[0] < scores[0][:, None]).mean(axis=1)
         return pd.DataFrame({"rank": np.arange(1, k + 1), "score": scores[0], "percentile": percentile, "by": name, "row": found[0]})
 

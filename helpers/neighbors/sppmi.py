@@ -3,12 +3,12 @@
 # SPPMI[i, j] = max(0, ln(P n(i, j) / (d(i) d(j))) - ln K): n(i, j) how often j is a context of i, d degrees, P all pairs.
 
 import numpy as np
-import torch
+from scipy.sparse import csr_array
+from sklearn.utils.extmath import randomized_svd
 
 from helpers.neighbors.search import CHUNK_VALUES
 from helpers.pairs.build import Pairs
 
-OVERSAMPLED, ITERATIONS = 16, 5  # more columns than asked for, and passes, of a truncated SVD
 PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
 
 
@@ -24,17 +24,11 @@ def sppmi(pairs: Pairs, rows: np.ndarray, negatives: int = 5) -> tuple[np.ndarra
 
 
 def factorised(pairs: Pairs, D: int, negatives: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(U sqrt(S), V sqrt(S)), float32 (N, D) each, of SPPMI = U S V', the D largest S, by subspace iteration (Halko et al. 2011)."""
+    """(U sqrt(S), V sqrt(S)), float32 (N, D) each, of SPPMI = U S V', the D largest S, randomised (Halko et al. 2011)."""
     of, columns, values = sppmi(pairs, np.arange(pairs.papers), negatives)
-    places, N = torch.from_numpy(np.stack([of, columns])), pairs.papers
-    matrix = torch.sparse_coo_tensor(places, torch.from_numpy(values), (N, N), check_invariants=False).coalesce()
-    basis = torch.randn(N, min(D + OVERSAMPLED, N), generator=torch.Generator().manual_seed(seed))
-    for _ in range(ITERATIONS):
-        basis = torch.linalg.qr(matrix @ basis).Q
-    S, inside = torch.linalg.eigh(basis.T @ (matrix @ basis))  # the matrix is symmetric: V is U, but for the sign of a column
-    largest = S.abs().argsort(descending=True)[:D]
-    rows = basis @ inside[:, largest] * S[largest].abs().sqrt()
-    return rows.numpy(), (rows * S[largest].sign()).numpy()
+    matrix = csr_array((values, (of, columns)), (pairs.papers, pairs.papers))
+    left, S, right = randomized_svd(matrix, D, n_oversamples=16, n_iter=4, random_state=seed)
+    return left * np.sqrt(S), right.T * np.sqrt(S)
 
 
 def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
