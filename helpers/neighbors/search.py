@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,15 +16,24 @@ from helpers.errors import UserError
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
 RANDOM_PAPERS = 1000  # that say how a score between strangers is
-COSINE = "target-target cosine"
+MEAN_ROWS = 1 << 14  # that the mean row of a table is taken of
+COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
 SIMILARITIES = {  # (the queries' table, the answers'), whose scores are summed
     COSINE: (("target", "target"),),
+    "target-target cosine": (("target", "target"),),
     "context-context cosine": (("context", "context"),),
     "target.context": (("target", "context"),),
     "context.target": (("context", "target"),),
     "target.context + context.target": (("target", "context"), ("context", "target")),
 }
 LINKS = {r"W\d+": "https://openalex.org/", r"[0-9a-f]{40}": "https://www.semanticscholar.org/paper/"}
+IDS = (  # what an id looks like in a line of text, and the columns of papers that hold such ids; NIH's own ids are PMIDs
+    (r"(?i)\b10\.\d{4,9}/[^\s\"<>]+", ("doi",)),
+    (r"(?i)(?:pmid:?\s*|pubmed\S*/)(\d{1,9})\b", ("pmid", "paper_id")),
+    (r"\bW\d{2,}\b|\b[0-9a-f]{40}\b", ("paper_id",)),
+    (r"^\s*(\S+)\s*$", ("paper_id", "pmid")),
+)
+LEAST_WORDS = 4  # of a title that is looked for within a line
 
 
 def answerable(papers: pa.Table) -> np.ndarray:
@@ -31,15 +42,26 @@ def answerable(papers: pa.Table) -> np.ndarray:
     return titled if titled.any() else np.ones(len(papers), bool)
 
 
-def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
-    """Rows of the papers whose id is `query` or whose title contains it (letter case ignored), most cited first, at most `most`.
+def rows_with_id(papers: pa.Table, line: str) -> np.ndarray:
+    """Rows, int64, of the papers whose DOI, PMID or own id stands in a line of text: `10.1/ab`, `https://doi.org/...`, `PMID: 7`, `W12`."""
+    for form, columns in IDS:
+        found = [ending for found in re.findall(form, line) for ending in (found.rstrip(".,;"), found.rstrip(".,;)]"))]
+        for column in columns if found else ():
+            ids = pa.array([each.lower() if column == "doi" else each for each in found])
+            if column in papers.column_names and len(rows := pc.indices_nonzero(pc.is_in(papers[column], ids)).to_numpy()):
+                return rows.astype(np.int64)
+    return np.empty(0, np.int64)
 
-    papers: with paper_id and title, in descending degree. An empty query gives the most cited that can be shown. UserError, with titles
-    that hold most of its words, for no match.
+
+def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
+    """Rows of the papers whose id, DOI or PMID is `query` or whose title contains it (letter case ignored), most cited first.
+
+    papers: with paper_id and title, perhaps doi and pmid, in descending degree; at most `most` rows, int64. An empty query gives the most
+    cited that can be shown. UserError, with titles that hold most of its words, for no match.
     """
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
-    rows = pc.indices_nonzero(pc.equal(papers["paper_id"], query)).to_numpy()
+    rows = rows_with_id(papers, query)
     if not len(rows):
         rows = pc.indices_nonzero(pc.match_substring(papers["title"], query, ignore_case=True)).to_numpy()
     if len(rows) > most:
@@ -54,18 +76,55 @@ def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     return rows[:most].astype(np.int64)
 
 
+def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
+    """(rows int64 of the papers that a pasted list of references names, the lines that name none): a DOI, PMID, id or title a line.
+
+    A title counts where all its words stand in the line, one after the other, and there are LEAST_WORDS or more, or nothing else; of
+    several the longest, of papers with the same title the most cited. UserError for a text without lines.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError("The list of references is empty; paste one reference a line: a DOI, a PMID, an id or a title.")
+    found = [rows_with_id(papers, line)[:1].tolist() for line in lines]
+    runs = [() if rows else _runs_of_words(line) for line, rows in zip(lines, found, strict=True)]
+    wanted, plain = pa.array({run for of_line in runs for run in of_line}, pa.string()), pc.utf8_lower(papers["title"])
+    plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\pL\pN]+", " "))
+    hits = pc.indices_nonzero(pc.is_in(plain, wanted)).to_numpy()
+    row_of = dict(zip(plain.take(hits[::-1]).to_pylist(), hits[::-1].tolist(), strict=True))
+    for rows, of_line in zip(found, runs, strict=True):
+        rows += [row_of[run] for run in of_line if run in row_of][:1]
+    rows = np.array([row for rows in found for row in rows], np.int64)
+    return rows[np.sort(np.unique(rows, return_index=True)[1])], [line for line, rows in zip(lines, found, strict=True) if not rows]
+
+
+def _runs_of_words(line: str) -> list[str]:
+    # Every run of LEAST_WORDS words or more of a line, and the whole line, as titles are compared: lower case, longest first
+    words = re.findall(r"[^\W_]+", line.lower())
+    lengths = range(len(words), min(LEAST_WORDS, len(words)) - 1, -1)
+    return [" ".join(words[first : first + length]) for length in lengths for first in range(len(words) - length + 1)]
+
+
 def normalised(rows: np.ndarray) -> np.ndarray:
     """rows / |rows|, float32 (n, D); rows of length 0 stay 0."""
     rows = np.asarray(rows, np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def mean_row(vectors: np.ndarray) -> np.ndarray:
+    """The mean of the rows that are not zero, float32 (D,); of more than MEAN_ROWS, of so many, evenly spread."""
+    rows = np.unique(np.linspace(0, len(vectors) - 1, MEAN_ROWS).astype(np.int64))
+    if hasattr(vectors, "expect"):
+        vectors.expect(rows)
+    values = np.asarray(vectors[rows], np.float32)
+    return values.sum(axis=0) / max(1, int(values.any(axis=1).sum()))
+
+
+def top_k(parts, k: int, cosine: bool, allowed=None, own=None, mean=None) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the highest scores for each query, best first, exactly: (rows int64 (Q, k), scores float32 (Q, k)).
 
     parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
-    which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
-    few rows may be answers, or one holds NaN.
+    which rows may be answers; own: int64 (Q,), a row that is no answer to its query; mean: float32 (D,), subtracted from all rows but those
+    of zeros (from queries already). RAM is bounded by CHUNK_VALUES. UserError where too few rows may be answers, or one holds NaN.
     """
     N, D = parts[0][1].shape
     most = N if allowed is None else int(allowed.sum())
@@ -80,6 +139,8 @@ def top_k(parts, k: int, cosine: bool, allowed: np.ndarray | None = None, own: n
         last, scores = min(first + step, N), 0
         for of_part, (_, vectors) in zip(queries, parts, strict=True):
             rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
+            if mean is not None:
+                rows = torch.where(rows.any(dim=1, keepdim=True), rows - torch.from_numpy(mean).to(device), 0)
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
         if allowed is not None:
@@ -102,10 +163,10 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarra
     return top_k([(vectors[queries], vectors)], k, True, allowed, queries)
 
 
-def fold_in(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """What several papers, rows int (n,), have in common, float32 (1, D): the sum of their normalised vectors, normalised."""
+def fold_in(vectors: np.ndarray, rows: np.ndarray, mean: np.ndarray | float = 0) -> np.ndarray:
+    """What several papers, rows int (n,), have in common, float32 (1, D): the sum of their normalised vectors less `mean`, normalised."""
     # Of a new paper's references this is its own vector, without training: it finds more references as well as a trained one (RESULTS.md).
-    return normalised(normalised(vectors[rows]).sum(axis=0, keepdims=True))
+    return normalised(normalised(np.asarray(vectors[rows], np.float32) - mean).sum(axis=0, keepdims=True))
 
 
 @dataclasses.dataclass
@@ -116,6 +177,29 @@ class Search:
     target: np.ndarray  # float (N, D), perhaps memory-mapped
     context: np.ndarray
     citations: tuple[np.ndarray, np.ndarray] | None = None
+    reaching: Callable[[int], np.ndarray] | None = None  # the target table with a reach of so many steps; None where it cannot be had
+
+    @classmethod
+    def of(cls, answer) -> "Search":
+        """The search among an opened Answer's papers."""
+        reaching = (lambda reach: answer.reaching(reach, Path(answer.where).parent).target) if answer.pairs else None
+        return cls(answer.papers, answer.target, answer.context, answer.citations, reaching)
+
+    def __post_init__(self):
+        self._means, self._far = {}, {0: self.target}
+
+    def table(self, name: str, reach: int = 0) -> np.ndarray:
+        """The table "target", with this reach, or "context", float (N, D); UserError where there is no such reach."""
+        if name == "target" and reach not in self._far:
+            if not self.reaching:
+                raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
+            self._far[reach] = self.reaching(reach)
+        return self._far[reach] if name == "target" else self.context
+
+    def _mean(self, name: str, reach: int) -> np.ndarray:
+        if (name, reach) not in self._means:
+            self._means[name, reach] = mean_row(self.table(name, reach))
+        return self._means[name, reach]
 
     def allowed(self, years=(None, None), field: str = "", venue: str = "", min_degree: int = 0, leave_out=()) -> np.ndarray:
         """Which papers may be answers, bool (N,): with a title, of these years, field, (part of a) venue, not in leave_out (rows)."""
@@ -137,16 +221,19 @@ class Search:
         allowed[np.asarray(leave_out, np.int64)] = False
         return allowed
 
-    def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, **filters) -> pd.DataFrame:
+    def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, reach: int = 0, **filters) -> pd.DataFrame:
         """The k papers nearest to one paper, or to several together (`fold_in`), as a table to read.
 
-        similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; filters: of `allowed`; percentile: the percentage of
-        RANDOM_PAPERS that are further away. Fewer than k where fewer may be answers, UserError where none may.
+        similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; reach: smoothing steps over the target vectors, 0 to
+        find references, 16 to 32 for wider topics; filters: of `allowed`; percentile: the percentage of RANDOM_PAPERS that are further
+        away; row: in the tables. Fewer than k where fewer may be answers, UserError where none may.
         """
+        if similarity not in (*SIMILARITIES, "merged"):
+            raise UserError(f"There is no similarity {similarity!r}; choose one of {', '.join(SIMILARITIES)}, or merged.")
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
         allowed[rows] = False
         k = max(1, min(k, int(allowed.sum())))
-        found = [self._one(rows, k, name, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
+        found = [self._one(rows, k, name, reach, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
         table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row").head(k)
         table = table.reset_index(drop=True).assign(rank=np.arange(1, len(table) + 1))
         of_found = self.papers.select(["title", "year", "degree", "paper_id"]).take(table["row"].to_numpy())
@@ -154,14 +241,15 @@ class Search:
         table["few citations"] = table["citations"] < FEW_CITATIONS
         table["link"] = [link(paper_id) for paper_id in table["paper_id"]]
         table["why"] = self.why(rows, table["row"].to_numpy()) if self.citations else ""
-        return table.drop(columns="row")
+        return table
 
-    def _one(self, rows: np.ndarray, k: int, name: str, allowed: np.ndarray) -> pd.DataFrame:
-        cosine, tables = name.endswith("cosine"), [[getattr(self, table) for table in pair] for pair in SIMILARITIES[name]]
-        parts = [(fold_in(asked, rows), answers) for asked, answers in tables]
-        found, scores = top_k(parts, k, cosine, allowed)
+    def _one(self, rows: np.ndarray, k: int, name: str, reach: int, allowed: np.ndarray) -> pd.DataFrame:
+        cosine, mean = "cosine" in name, self._mean("target", reach) if name == COSINE else None
+        tables = [[self.table(table, reach) for table in pair] for pair in SIMILARITIES[name]]
+        parts = [(fold_in(asked, rows, 0 if mean is None else mean), answers) for asked, answers in tables]
+        found, scores = top_k(parts, k, cosine, allowed, mean=mean)
         strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(RANDOM_PAPERS, len(allowed)), replace=False))
-        _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine)
+        _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine, mean=mean)
         percentile = 100 * (of_strangers[0] < scores[0][:, None]).mean(axis=1)
         return pd.DataFrame({"rank": np.arange(1, k + 1), "score": scores[0], "percentile": percentile, "by": name, "row": found[0]})
 
