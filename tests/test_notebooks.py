@@ -89,7 +89,7 @@ def test_every_numbered_notebook_of_the_run_is_executed_and_clean(sample_run):
 
 def test_figures_are_drawn(sample_run):
     images = {path.name[:2]: path.read_text().count('"image/png"') for path in sample_run.glob("*.ipynb")}
-    assert images == {"01": 2, "02": 0, "03": 1, "04": 1, "06": 0}
+    assert images == {"01": 2, "02": 0, "03": 1, "04": 1, "05": 2, "06": 0}
 
 
 def test_the_artefacts_of_a_run(sample_run):
