@@ -54,10 +54,10 @@ def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     N = len(vectors)
     anchors = np.sort(np.random.default_rng(seed).choice(N, min(N, int(np.clip(N // 6, *ANCHORS))), replace=False))
-    of_anchors, points = np.asarray(vectors[anchors], np.float32), np.empty((N, 2), np.float32)
+    of_anchors, points = normalised(vectors[anchors]), np.empty((N, 2), np.float32)
     laid_out = lay_out(of_anchors, seed)
     for rows in pieces(N, 4096):
-        near, cosines = top_k([(vectors[rows], of_anchors)], min(AROUND, len(anchors)), True)
+        near, cosines = top_k([(normalised(vectors[rows]), of_anchors)], min(AROUND, len(anchors)), False)
         weights = np.maximum(cosines, 1e-3)[:, :, None]
         points[rows] = (laid_out[near] * weights).sum(axis=1) / weights.sum(axis=1)
     points[anchors] = laid_out
