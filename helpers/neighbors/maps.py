@@ -28,7 +28,7 @@ def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
     The same seed gives the same points on the same machine. UserError where scikit-learn is missing or a vector is not a number.
     """
-    # UMAP's maps are no better here, but before the first one it compiles for longer than t-SNE takes for 3,000 papers (RESULTS.md).
+    # UMAP's maps are no better here, and before the first one it compiles for longer than t-SNE takes for 3,000 papers (RESULTS.md).
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
