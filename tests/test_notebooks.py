@@ -2,11 +2,14 @@
 
 import ast
 import json
+import re
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -33,8 +36,10 @@ KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER",
 MOST_LINES = 25  # of a code cell
 
 
-def code_cells(path) -> list:
-    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+def code_cells(notebook) -> list:
+    """The code cells of a notebook, or of the file of one."""
+    notebook = notebook if hasattr(notebook, "cells") else nbformat.read(notebook, 4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def python_of(cell) -> ast.Module:
@@ -89,7 +94,7 @@ def test_every_numbered_notebook_of_the_run_is_executed_and_clean(sample_run):
 
 def test_figures_are_drawn(sample_run):
     images = {path.name[:2]: path.read_text().count('"image/png"') for path in sample_run.glob("*.ipynb")}
-    assert images == {"01": 2, "02": 0, "03": 1, "04": 1, "06": 0}
+    assert images == {"01": 2, "02": 0, "03": 1, "04": 1, "05": 2, "06": 0}
 
 
 def test_the_artefacts_of_a_run(sample_run):
@@ -140,3 +145,26 @@ def test_the_notes_on_constrained_ram_run_on_the_pairs_of_a_run(sample_run, tmp_
     assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
     told = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
     assert "12,076 papers x 64" in told and "GB of RAM at the peak" in told
+
+
+def test_the_forms_of_notebook_05_do_what_they_say(sample_run, tmp_path):
+    """On finished vectors: a paper of one's own by its references, filtered answers, judgements that notebook 04 then shows."""
+    papers = pq.read_table(sample_run / "embeddings" / "papers.parquet")
+    ids, titles = (papers[name].to_pylist() for name in ("paper_id", "title"))
+    filled = {"REFERENCES": f"{ids[3]} | {titles[5]} | nothing of the kind", "FIRST_YEAR": 2005, "GOOD": "1, 3-4", "BAD": "2"}
+    notebook = nbformat.read(ROOT / "notebooks" / "05_explore_papers.ipynb", 4)
+    for name, value in filled.items():
+        cell = next(cell for cell in code_cells(notebook) if f"\n{name} = " in cell.source)
+        cell.source = re.sub(rf"^{name} = .*", f"{name} = {value!r}", cell.source, flags=re.MULTILINE)
+    nbformat.write(notebook, tmp_path / "filled.ipynb")
+    given = {"EMBEDDINGS": str(sample_run / "embeddings"), "OUT": str(tmp_path / "out")}
+    for name, path in (("05", tmp_path / "filled.ipynb"), ("04", ROOT / "notebooks" / "04_evaluate_neighbors.ipynb")):
+        papermill.execute_notebook(str(path), str(tmp_path / f"{name}.ipynb"), given, cwd=str(ROOT / "notebooks"), progress_bar=False)
+    explored = (tmp_path / "05.ipynb").read_text()
+    assert "not found: nothing of the kind" in explored and explored.count('"image/png"') == 2
+    said = pd.read_csv(tmp_path / "out" / "judgements.csv", dtype=str)
+    assert said["query"].unique().tolist() == [f"{ids[3]} | {ids[5]}"] and sorted(said["good"]) == ["0", "1", "1", "1"]
+    judged = papers.filter(pc.is_in(papers["paper_id"], pa.array(said["paper_id"])))
+    assert len(judged) == 4 and min(judged["year"].to_pylist()) >= 2005
+    assert f"{ids[3]} | {ids[5]}" in (tmp_path / "04.ipynb").read_text()
+    assert (tmp_path / "out" / "maps" / "papers.html").stat().st_size > 1e6

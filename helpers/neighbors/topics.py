@@ -14,18 +14,18 @@ MOST_TAUGHT = 10_000  # papers that a classifier is taught by and tried on
 DECAYS = tuple(10.0**power for power in range(-6, 1))  # weight decays, of mean cross entropy, tried on the validation papers
 
 
-def labels_of(papers: pa.Table) -> tuple[np.ndarray, list[str]]:
-    """(label of each paper, int64 (N,), -1 for none; names): the first of its `fields`, where FEWEST papers have it."""
+def labels_of(papers: pa.Table, fewest: int = FEWEST) -> tuple[np.ndarray, list[str]]:
+    """(label of each paper, int64 (N,), -1 for none; names): the first of its `fields`, where so many papers have it, commonest first."""
     labels = np.full(len(papers), -1)
     if "fields" not in papers.column_names:
         return labels, []
     lists = papers["fields"].combine_chunks()
     holders, first = np.unique(pc.list_parent_indices(lists).to_numpy(), return_index=True)
     encoded = pc.list_flatten(lists).take(pa.array(first)).dictionary_encode()
-    codes = encoded.indices.to_numpy()
-    kept = np.bincount(codes, minlength=len(encoded.dictionary)) >= FEWEST
-    labels[holders] = np.where(kept, np.cumsum(kept) - 1, -1)[codes]
-    return labels, encoded.dictionary.filter(pa.array(kept)).to_pylist()
+    codes, counts = encoded.indices.to_numpy(), np.bincount(encoded.indices, minlength=len(encoded.dictionary))
+    order = np.argsort(-counts, kind="stable")
+    labels[holders] = np.where(counts >= fewest, np.argsort(order), -1)[codes]
+    return labels, encoded.dictionary.take(order[: (counts >= fewest).sum()]).to_pylist()
 
 
 def topic_scores(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
