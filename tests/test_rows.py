@@ -100,14 +100,14 @@ def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
 
 
 def far_plainly(indptr, contexts, rows, reach):
-    """The definition of `smooth_trained` for one block of columns: topics of length degree ** .05, beside what all share, degree ** .15."""
+    """The definition of `smooth_trained` for one block of columns: topics beside what all share, both of length degree ** .15."""
     degree, D = np.diff(indptr), rows.shape[1]
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows[degree > 0] -= rows[degree > 0].mean(axis=0)
     rows = smooth_plainly(indptr, contexts, rows, (1,) * (reach + 1))
     rows[degree > 0] -= rows[degree > 0].mean(axis=0)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return rows * np.maximum(degree, 1)[:, None] ** 0.05 + degree[:, None] ** 0.15 / np.sqrt(D)
+    return (rows + (degree[:, None] > 0) / np.sqrt(D)) * np.maximum(degree, 1)[:, None] ** 0.15
 
 
 def test_reach_smooths_trained_rows_without_what_they_share():
@@ -123,7 +123,7 @@ def test_reach_smooths_trained_rows_without_what_they_share():
 
 
 def test_the_dot_product_of_far_rows_is_of_topic_and_degree():
-    """In blocks of columns: (d e) ** .15 + (d e) ** .05 x what the topics have in common, for papers of degrees d and e."""
+    """In blocks of columns: (d e) ** .15 x (1 + what the topics have in common), for papers of degrees d and e."""
     indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
     rows, degree = np.random.default_rng(1).standard_normal((40, 150), dtype=np.float32), np.diff(indptr)
     found = dict((columns.start, block) for columns, block in smooth_trained(indptr, contexts, rows, 3))

@@ -25,9 +25,9 @@ THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
-# Of a paper of degree d in a reach: the length of its topic's vector is d ** the first, and of the vector all papers share d ** the second.
-# The cosine of two rows tells their topics (more cited papers stand nearer to all), their dot product which papers cite each other.
-FAR_POWERS = (0.05, 0.15)
+# A far row is degree ** this long, and half of it (by its square) is the same for all papers: its cosine tells topics, its dot product also
+# how much both papers are cited, which tells best whether they are linked.
+FAR_POWER = 0.15
 # Found on four real sets and planted graphs (tests/benchmarks/RESULTS.md): deep smoothing helps large graphs and blurs small ones.
 WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
@@ -133,11 +133,11 @@ def fill_start(indptr, contexts, target, context, warm_start, scale, generator: 
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
 
-    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. FAR_POWERS: lengths.
+    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. FAR_POWER: lengths.
     """
     # A paper without pairs keeps about its row's direction if it has one, and a row of zeros otherwise
     (N, D), degree = rows.shape, np.diff(indptr)[:, None].astype(np.float32)
-    topic, shared = np.maximum(degree, 1) ** np.float32(FAR_POWERS[0]), degree ** np.float32(FAR_POWERS[1])
+    sizes = np.maximum(degree, 1) ** np.float32(FAR_POWER) / np.float32(np.sqrt(D))
 
     def centred(block):  # without what all rows share, which smoothing multiplies and tells of no topic, and what a row's columns share
         block = block - block.mean(axis=1, keepdims=True)
@@ -147,4 +147,4 @@ def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -
         block = centred(np.asarray(to_float32(rows[:, columns]), np.float32))  # a copy: `smooth` overwrites it
         block = centred(smooth(indptr, contexts, block, (1,) * (reach + 1), np.empty_like(block)))
         lengths = np.sqrt(np.einsum("nd,nd->n", block, block) / block.shape[1])[:, None]
-        yield columns, (block * (topic / np.maximum(lengths, 1e-12)) + shared) / np.float32(np.sqrt(D))
+        yield columns, (block / np.maximum(lengths, 1e-12) + (degree > 0)) * sizes
