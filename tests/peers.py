@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from gensim.models import Word2Vec
 from gensim.models.callbacks import CallbackAny2Vec
+from scipy.sparse.linalg import svds
 
 from helpers.models.sgns import PlainSGNS
 from helpers.pairs.noise import draw
@@ -134,6 +136,19 @@ def gensim_train(
     clock = _EachEpoch(tables, on_epoch)
     train_checked(model, sentences(citations(pairs, np.random.default_rng(seed))), epochs, [clock])
     return Trained(*tables(model), clock.seconds)
+
+
+def sppmi_svd(pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
+    """(target, context) float32 (N, D): the truncated SVD of the pairs' positive pointwise mutual information, sqrt(S) on either side.
+
+    Levy and Goldberg 2014, for one negative a pair drawn by degree: ln(pairs / (d x e)), 0 where there is no pair or that is negative.
+    """
+    degree, N = np.diff(pairs.indptr), len(pairs.indptr) - 1
+    ends = np.repeat(np.arange(N), degree), np.asarray(pairs.contexts)
+    information = np.log(len(pairs.contexts) / (degree[ends[0]].astype(np.float64) * degree[ends[1]]))
+    matrix = sp.csr_matrix((np.maximum(information, 0), ends), shape=(N, N))
+    U, S, V = svds(matrix, k=D, random_state=0)
+    return (U * np.sqrt(S)).astype(np.float32), (V.T * np.sqrt(S)).astype(np.float32)
 
 
 TORCH_OPTIMISERS = {

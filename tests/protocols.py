@@ -11,7 +11,12 @@ references of u are not excluded, which would give them away, so that its figure
     split = load("hepth", "validation")               # CSR of the training pairs, questions, dates: all in memory
     link_mrr(target, context, None, split)            # {reading: {"mrr": ..., "hits@10": ...}}, rows in the order of split.ids
 
-Planetoid's graphs: `accuracy(vectors, row_of_id, planetoid("cora"))` and `link_figures(vectors, row_of_id, links("cora"))`, in percent.
+Planetoid's graphs: `accuracies(vectors, row_of_id, planetoid("cora"))` and `link_figures(vectors, row_of_id, links("cora"))`, in percent.
+
+SYNERGY: the works of ten systematic reviews that have another such work within two citation steps. Of each, how many of the ten nearest
+ones are of its review (a work may be of two); and of each review with more than five included works, the average precision of the others
+by the sum of cosines to five of them, drawn at random, among all its works but those five: `similarity_figures(cosines, reviews(...))`.
+
 `python -m tests.protocols` prints the scores that need no training.
 """
 
@@ -27,7 +32,8 @@ from pathlib import Path
 import numba
 import numpy as np
 import scipy.sparse as sp
-import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from tests import real_data
 from tests.csr import csr
@@ -199,9 +205,21 @@ def _rank_rows(scores, queries, limits, bounds, answers, column, references_indp
             ranks_of[q] = 1 + better + 0.5 * equal
 
 
-def summary(ranks_of: np.ndarray) -> dict[str, float]:
-    """MRR and hits@10 of ranks float (n,), both between 0 and 1."""
-    return {"mrr": float((1 / ranks_of).mean()), "hits@10": float((ranks_of <= 10).mean())}
+def rivals(split: Split) -> np.ndarray:
+    """How many papers each asked citation's paper is ranked with, itself left out, int64 (questions,)."""
+    of_candidates = split.dates[split.candidates]
+    number = np.searchsorted(of_candidates, split.dates[split.questions[:, 0]], side="right")
+    references = np.concatenate([split.train, split.questions])
+    candidate = np.isin(np.arange(split.papers), split.candidates)
+    ranked = candidate[references[:, 1]] & (split.dates[references[:, 1]] <= split.dates[references[:, 0]])
+    others = np.bincount(references[ranked, 0], minlength=split.papers)  # the asked one among them: it is not its own rival
+    return number - (others + candidate)[split.questions[:, 0]]
+
+
+def summary(ranks_of: np.ndarray, of: np.ndarray) -> dict[str, float]:
+    """MRR, hits@10 and AUC (the mean share of rivals that rank lower) of ranks float (n,) among `of` rivals int (n,), all from 0 to 1."""
+    lower = 1 - (ranks_of - 1) / np.maximum(of, 1)
+    return {"mrr": float((1 / ranks_of).mean()), "hits@10": float((ranks_of <= 10).mean()), "auc": float(lower.mean())}
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -238,9 +256,10 @@ def reading_scores(split: Split, target: np.ndarray, context: np.ndarray) -> Cal
 
 
 def link_mrr(target: np.ndarray, context: np.ndarray, row_of_id: dict[str, int] | None, split: Split) -> dict[str, dict[str, float]]:
-    """MRR and hits@10 of every reading; target, context: float (rows, D), row_of_id None where row i is paper i of the split."""
+    """MRR, hits@10, AUC of every reading; target, context: float (rows, D), row_of_id None where row i is paper i of the split."""
     tables = rows_of(target, row_of_id, split.ids), rows_of(context, row_of_id, split.ids)
-    return {name: summary(found) for name, found in ranks(split, reading_scores(split, *tables)).items()}
+    of = rivals(split)
+    return {name: summary(found, of) for name, found in ranks(split, reading_scores(split, *tables)).items()}
 
 
 def simple_scores(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -339,47 +358,103 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def link_figures(vectors: np.ndarray, row_of_id: dict[str, int] | None, of: Links, part: str = "test") -> dict[str, float]:
-    """{auc, ap} in percent of the cosine of vectors (rows, D), {auc,ap}_centred of the cosine without the mean row of the trained papers.
+    """{auc, ap} in percent of the dot product of vectors (rows, D), {auc,ap}_cosine of their cosine.
 
     row_of_id None: row i is paper i. Pairs with a paper that no training citation touches get the median of the other pairs.
     """
     plain = rows_of(vectors, row_of_id, [str(i) for i in range(of.papers)])
     (pairs, positive), known = getattr(of, part), np.unique(of.train)
     trained, figures = np.isin(pairs, known).all(axis=1), {}
-    for suffix, rows in (("", unit(plain)), ("_centred", unit(plain - plain[known].mean(axis=0)))):
+    for suffix, rows in (("", plain), ("_cosine", unit(plain))):
         scores = np.einsum("nd,nd->n", rows[pairs[:, 0]], rows[pairs[:, 1]])
         scores = np.where(trained, scores, np.median(scores[trained]))
         figures |= {f"auc{suffix}": auc(scores, positive), f"ap{suffix}": average_precision(scores, positive)}
     return figures
 
 
-def accuracy(vectors: np.ndarray, row_of_id: dict[str, int] | None, of: Classes) -> float:
-    """Test accuracy in percent of logistic regression on the rows (rows, D), each of length 1; its weight decay is chosen on validation."""
-    features = torch.from_numpy(unit(rows_of(vectors, row_of_id, [str(i) for i in range(len(of.labels))])).astype(np.float64))
-    labels = torch.from_numpy(of.labels)
+def accuracies(vectors: np.ndarray, row_of_id: dict[str, int] | None, of: Classes) -> tuple[float, float]:
+    """(validation, test) accuracy in percent of logistic regression on rows (rows, D) of length 1, by the decay best on validation."""
+    features = unit(rows_of(vectors, row_of_id, [str(i) for i in range(len(of.labels))]).astype(np.float64))
     best = (-1.0, 0.0)
     for decay in DECAYS:
-        weights, bias = _logistic_regression(features[of.train], labels[of.train], decay)
-        right = ((features @ weights + bias).argmax(dim=1) == labels).numpy()
-        best = max(best, (right[of.validation].mean(), right[of.test].mean()), key=lambda pair: pair[0])
-    return 100 * float(best[1])
+        weights, bias = _logistic_regression(features[of.train], of.labels[of.train], decay)
+        right = (features @ weights + bias).argmax(axis=1) == of.labels
+        best = max(best, (100 * float(right[of.validation].mean()), 100 * float(right[of.test].mean())), key=lambda pair: pair[0])
+    return best
 
 
-def _logistic_regression(features: torch.Tensor, labels: torch.Tensor, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _logistic_regression(features: np.ndarray, labels: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
     """(weights (D, classes), bias (classes,)) that minimise mean cross entropy + decay / 2 x squared weights; features float64 (n, D)."""
-    classes = int(labels.max()) + 1
-    weights = torch.zeros(features.shape[1], classes, dtype=features.dtype, requires_grad=True)
-    bias = torch.zeros(classes, dtype=features.dtype, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights, bias], max_iter=300, line_search_fn="strong_wolfe")
+    (n, D), classes = features.shape, int(labels.max()) + 1
+    wanted = np.eye(classes)[labels]
 
-    def loss():
-        optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(features @ weights + bias, labels) + decay / 2 * (weights**2).sum()
-        value.backward()
-        return value
+    def loss(flat):
+        weights, bias = flat[:-classes].reshape(D, classes), flat[-classes:]
+        logits = features @ weights + bias
+        logits -= logsumexp(logits, axis=1, keepdims=True)
+        wrong = (np.exp(logits) - wanted) / n
+        slopes = np.concatenate([(features.T @ wrong + decay * weights).ravel(), wrong.sum(axis=0)])
+        return -(wanted * logits).sum() / n + decay / 2 * (weights**2).sum(), slopes
 
-    optimiser.step(loss)
-    return weights.detach(), bias.detach()
+    found = minimize(loss, np.zeros((D + 1) * classes), jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    return found[:-classes].reshape(D, classes), found[-classes:]
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """SYNERGY's works, n of them, as rows int64 (n,) of a corpus; which reviews they are of, and included in, bool (n, reviews)."""
+
+    rows: np.ndarray
+    members: np.ndarray
+    included: np.ndarray
+
+
+def reviews(indptr: np.ndarray, contexts: np.ndarray, row_of_id: dict[str, int]) -> Reviews:
+    """The works of the reviews that have another one within two steps over the pairs (CSR of both directions)."""
+    lines = [line for line in _read(str(real_data.paper_data() / "synergy" / "nodes.tsv.gz")) if line[0] in row_of_id]
+    rows = np.array([row_of_id[line[0]] for line in lines])
+    names = sorted({name for line in lines for name in line[6].split("|")})
+    members, included = np.zeros((2, len(lines), len(names)), bool)
+    for i, line in enumerate(lines):
+        of = [names.index(name) for name in line[6].split("|")]
+        members[i, of], included[i, of] = True, [flag == "1" for flag in line[7].split("|")]
+    around = sp.csr_matrix((np.ones(len(contexts), np.float32), contexts, indptr), shape=(len(indptr) - 1,) * 2)[rows]
+    near = around[:, rows] + around @ around.T
+    near.setdiag(0)
+    company = np.asarray(near.sum(axis=1)).ravel() > 0
+    return Reviews(rows[company], members[company], included[company])
+
+
+def similarity_figures(cosines: np.ndarray, of: Reviews, seeds: int = 5, draws: int = 20) -> dict[str, float]:
+    """{same_review_at_10, included_ap, included_chance} in percent, of similarities float32 (n, n), overwritten on the diagonal.
+
+    included_ap: mean over the reviews with more than `seeds` included works, of the mean of `draws` draws; chance: the share of included
+    works among those ranked.
+    """
+    np.fill_diagonal(cosines, -np.inf)
+    same = []
+    for first in range(0, len(cosines), 1000):
+        piece = slice(first, first + 1000)
+        nearest = np.argpartition(-cosines[piece], 10, axis=1)[:, :10]
+        same.append((of.members[piece][:, None] & of.members[nearest]).any(axis=2).mean(axis=1))
+    found, chances = [], []
+    for review in np.flatnonzero(of.included.sum(axis=0) > seeds):
+        works, included = np.flatnonzero(of.members[:, review]), np.flatnonzero(of.included[:, review])
+        for draw in range(draws):
+            asked = np.random.default_rng([draw, review]).choice(included, seeds, replace=False)
+            others = np.setdiff1d(works, asked)
+            positive = of.included[others, review]
+            found.append(average_precision(cosines[np.ix_(others, asked)].sum(axis=1), positive))
+            chances.append(100 * positive.mean())
+    figures = {"same_review_at_10": 100 * np.concatenate(same).mean(), "included_ap": np.mean(found), "included_chance": np.mean(chances)}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def neighbourhood_cosines(indptr: np.ndarray, contexts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What needs no training: shared neighbours / sqrt(degree x degree) of every two of these rows, float32 (n, n)."""
+    around = sp.csr_matrix((np.ones(len(contexts), np.float32), contexts, indptr), shape=(len(indptr) - 1,) * 2)[rows]
+    scaled = sp.diags_array(1 / np.sqrt(np.maximum(np.diff(around.indptr), 1)).astype(np.float32)) @ around
+    return (scaled @ scaled.T).toarray()
 
 
 def main() -> None:
@@ -388,8 +463,9 @@ def main() -> None:
         for part in ("test", "validation"):
             split = load(name, part)
             print(f"{name} {part}: {len(split.train):,} trained, {len(split.questions):,} asked, {len(split.candidates):,} candidates")
+            of = rivals(split)
             for score, found in ranks(split, simple_scores(split)).items():
-                print(f"  {score:<16}" + "".join(f"{key} {100 * value:5.1f}  " for key, value in summary(found).items()), flush=True)
+                print(f"  {score:<16}" + "".join(f"{key} {100 * value:5.1f}  " for key, value in summary(found, of).items()), flush=True)
 
 
 if __name__ == "__main__":

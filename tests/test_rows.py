@@ -99,20 +99,40 @@ def test_columns_are_smoothed_in_blocks_of_bounded_size(monkeypatch):
         assert np.allclose(np.linalg.norm(target[np.diff(indptr) > 0, columns], axis=1), np.sqrt(width / 40), atol=1e-5)
 
 
+def far_plainly(indptr, contexts, rows, reach):
+    """The definition of `smooth_trained` for one block of columns: topics beside what all share, both of length degree ** .15."""
+    degree, D = np.diff(indptr), rows.shape[1]
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows[degree > 0] -= rows[degree > 0].mean(axis=0)
+    rows = smooth_plainly(indptr, contexts, rows, (1,) * (reach + 1))
+    rows[degree > 0] -= rows[degree > 0].mean(axis=0)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (rows + (degree[:, None] > 0) / np.sqrt(D)) * np.maximum(degree, 1)[:, None] ** 0.15
+
+
 def test_reach_smooths_trained_rows_without_what_they_share():
     indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
     paired = np.diff(indptr) > 0
     assert not paired.all()
     rows = np.random.default_rng(1).standard_normal((40, 20), dtype=np.float32) + 1
     rows[~paired] = 0
-    expected = np.zeros_like(rows)
-    expected[paired] = rows[paired] - rows[paired].mean(axis=0)
-    expected = smooth_plainly(indptr, contexts, expected, (1, 1, 1, 1))
-    expected[paired] -= expected[paired].mean(axis=0)
     got = np.concatenate([block for _, block in smooth_trained(indptr, contexts, rows, 3)], axis=1)
-    assert np.allclose(got, expected, atol=1e-5) and not got[~paired].any()
+    assert got.dtype == np.float32 and np.allclose(got, far_plainly(indptr, contexts, rows, 3), atol=1e-5) and not got[~paired].any()
     stored = Float32Rows(rounded(rows, np.dtype(np.uint16)))
-    assert np.allclose(np.concatenate([block for _, block in smooth_trained(indptr, contexts, stored, 3)], axis=1), got, atol=0.02)
+    assert np.allclose(np.concatenate([block for _, block in smooth_trained(indptr, contexts, stored, 3)], axis=1), got, atol=0.03)
+
+
+def test_the_dot_product_of_far_rows_is_of_topic_and_degree():
+    """In blocks of columns: (d e) ** .15 x (1 + what the topics have in common), for papers of degrees d and e."""
+    indptr, contexts = random_pairs(np.random.default_rng(0), 40, 100)
+    rows, degree = np.random.default_rng(1).standard_normal((40, 150), dtype=np.float32), np.diff(indptr)
+    found = dict((columns.start, block) for columns, block in smooth_trained(indptr, contexts, rows, 3))
+    assert len(found) > 1
+    far = np.concatenate(list(found.values()), axis=1)
+    topics = [far_plainly(indptr, contexts, rows[:, start : start + block.shape[1]], 3) for start, block in found.items()]
+    topics = [(rows - rows.mean(axis=1, keepdims=True)) * np.sqrt(rows.shape[1] / 150) for rows in topics]
+    in_common = sum(rows @ rows.T for rows in topics)
+    assert np.allclose(far @ far.T, np.outer(degree, degree) ** 0.15 + in_common, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(10, 3), (10,), (1, 5), (0, 4)])

@@ -25,6 +25,9 @@ THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
 HUB_POWER = 0.5  # what cites, or is cited by, everything says little of each
 AHEAD = 16  # rows prefetched ahead
+# A far row is degree ** this long, and half of it (by its square) is the same for all papers: its cosine tells topics, its dot product also
+# how much both papers are cited, which tells best whether they are linked.
+FAR_POWER = 0.15
 # Found on four real sets and planted graphs (tests/benchmarks/RESULTS.md): deep smoothing helps large graphs and blurs small ones.
 WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1.0, 1.0)}
 
@@ -130,18 +133,18 @@ def fill_start(indptr, contexts, target, context, warm_start, scale, generator: 
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
 
-    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. A paper without
-    pairs keeps its row's direction if it has one, and a row of zeros otherwise.
+    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. FAR_POWER: lengths.
     """
-    N, D = rows.shape
-    paired = np.diff(indptr)[:, None] > 0
+    # A paper without pairs keeps about its row's direction if it has one, and a row of zeros otherwise
+    (N, D), degree = rows.shape, np.diff(indptr)[:, None].astype(np.float32)
+    sizes = np.maximum(degree, 1) ** np.float32(FAR_POWER) / np.float32(np.sqrt(D))
 
-    def centre(block):  # before and after: smoothing multiplies what all rows share, which tells of no topic
-        np.subtract(block, block.mean(axis=0, where=paired, dtype=np.float64), out=block, where=paired, casting="same_kind")
+    def centred(block):  # without what all rows share, which smoothing multiplies and tells of no topic, and what a row's columns share
+        block = block - block.mean(axis=1, keepdims=True)
+        return np.subtract(block, block.mean(axis=0, where=degree > 0, dtype=np.float64), out=block, where=degree > 0, casting="same_kind")
 
     for columns in progress(pieces(D, columns_at_a_time(N)), title=f"Reach {reach}", unit=" blocks"):
-        block = np.array(to_float32(rows[:, columns]), np.float32, order="C")  # a copy: `smooth` overwrites it
-        centre(block)
-        block = smooth(indptr, contexts, block, (1,) * (reach + 1), np.empty_like(block))
-        centre(block)
-        yield columns, block * np.float32(np.sqrt(block.shape[1] / D))
+        block = centred(np.asarray(to_float32(rows[:, columns]), np.float32))  # a copy: `smooth` overwrites it
+        block = centred(smooth(indptr, contexts, block, (1,) * (reach + 1), np.empty_like(block)))
+        lengths = np.sqrt(np.einsum("nd,nd->n", block, block) / block.shape[1])[:, None]
+        yield columns, (block / np.maximum(lengths, 1e-12) + (degree > 0)) * sizes

@@ -202,8 +202,10 @@ def planted_score(pairs, most: int | None = None, reaches: tuple[int, ...] = (0,
 
 
 def with_reach(pairs, table, reach: int) -> np.ndarray:
-    """The table (N, D) as it is read with a reach."""
-    return np.concatenate([block for _, block in smooth_trained(pairs.indptr, pairs.contexts, table, reach)], axis=1) if reach else table
+    """The table (N, D) as it is read with a reach, at length 1: half of the candidates are drawn by degree, which lengths would favour."""
+    if not reach:
+        return table
+    return protocols.unit(np.concatenate([block for _, block in smooth_trained(pairs.indptr, pairs.contexts, table, reach)], axis=1))
 
 
 def hepth_score(split) -> Score:
