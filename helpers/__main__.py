@@ -15,7 +15,7 @@ from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, 
 from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
-from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
+from helpers.errors import ConfigError, DumpError, TrainingError, UserError
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 
@@ -89,8 +89,6 @@ def _check_places(config: Config) -> None:
     if config.extends:
         older_run(config)
     place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
-    if not place.is_dir():
-        raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
     with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
         probe.write(bytes(1 << 20))
 
