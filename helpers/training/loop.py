@@ -154,10 +154,7 @@ class _Events:
 
     def _has_room(self) -> bool:
         # on a disk that is full its thread would end in a traceback, and the next event would end the training
-        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
-            return True
-        print("The disk is nearly full: from here on the curves are in log.csv alone.", flush=True)
-        return False
+        return shutil.disk_usage(self._folder).free > EVENTS_ROOM
 
     def add(self, row: dict) -> None:
         if self._writer and not self._has_room():
