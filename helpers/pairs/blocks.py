@@ -19,8 +19,13 @@ def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
             raise ArtefactError(f"pairs/contexts.npy names paper {paper:,}, but there are {N:,} papers; run notebook 02_build_pairs again.")
 
 
+def joined(targets: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """Pairs packed as int64 (B,), the target in the upper half; targets, contexts: int32 (B,)."""
+    return targets.astype(np.int64) << 32 | contexts
+
+
 def split(pairs: np.ndarray) -> list[np.ndarray]:
-    """[targets, contexts], int32 (B,) each, of pairs packed as int64 (B,): the target in the upper half."""
+    """[targets, contexts], int32 (B,) each, of pairs that `joined` packed."""
     return [(pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)]
 
 
@@ -57,7 +62,7 @@ class PairSource:
         """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,))."""
         # Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
         targets, contexts = self.block(epoch, block)
-        targets, contexts = split(np.sort(targets.astype(np.int64) << 32 | contexts))
+        targets, contexts = split(np.sort(joined(targets, contexts)))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
         order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
         return targets[firsts], order, np.append(firsts, len(targets)), contexts
