@@ -122,7 +122,10 @@ def test_walk_pairs_come_as_often_as_the_transition_matrix_says():
         assert deviation.max() < 4.5, (length, window, deviation.max())
         if length == 2:  # the steps are independent: chi-square, 12 degrees of freedom (18 edges of 6 papers, each in two cells)
             one_way = np.zeros((7, 7))
-            np.add.at(one_way, (targets[::2], contexts_drawn[::2]), 1)
+            for block in range(source.blocks):  # whose walks come in one direction first
+                walked = source.block(0, block)
+                half = len(walked[0]) // 2
+                np.add.at(one_way, (walked[0][:half], walked[1][:half]), 1)
             due = walks * step
             assert ((one_way - due)[due > 0] ** 2 / due[due > 0]).sum() < 40
             assert one_way.sum(axis=1).tolist() == [walks] * 6 + [0], "so many walks from every paper with citations"
@@ -142,15 +145,6 @@ def test_every_step_is_a_citation_and_every_pair_within_the_window(N, citations,
     targets, contexts_drawn = epoch_of(source)
     assert set(zip(targets.tolist(), contexts_drawn.tolist(), strict=True)) <= within
     assert len(targets) == source.pairs == sum(1 for i in range(length) for j in range(length) if 0 < abs(i - j) <= window) * source.walks
-
-
-def test_a_walk_that_cannot_go_on_ends():
-    indptr, contexts = np.array([0, 1, 2, 2, 3]), np.array([1, 2, 2], np.int32)  # 0 to 1 to 2, and 3 to 2, one way
-    source = WalkPairs(indptr, contexts, 0, 1000, 5, 2, 1)
-    targets, drawn = source.block(0, 0)
-    there = [(0, 1), (1, 2), (0, 2), (1, 2), (3, 2)]
-    assert sorted(zip(targets.tolist(), drawn.tolist(), strict=True)) == sorted([*there, *(pair[::-1] for pair in there)])
-    assert len(targets) < source.pairs
 
 
 def test_walks_over_nothing_and_over_what_does_not_fit():

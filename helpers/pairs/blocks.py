@@ -42,10 +42,6 @@ class PairSource:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
-    def key(self, epoch: int, block: int, purpose: int) -> np.uint64:
-        """The same for a kernel: what `draw_below` of walks.py counts from."""
-        return self.generator(epoch, block, purpose).integers(0, 2**64, dtype=np.uint64)
-
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
         """Write a block's pairs to the front of buffers int32, of most_pairs at least (else ValueError); returns how many they are."""
         if (size := min(len(targets), len(contexts))) < self.most_pairs:
