@@ -1,6 +1,5 @@
 """An epoch's pairs, cut into blocks: what every pair source offers, and the first source, each citation in both directions."""
 
-import numba
 import numpy as np
 
 from helpers.errors import ArtefactError
@@ -64,31 +63,6 @@ class PairSource:
         return targets[firsts], order, np.append(firsts, len(targets)), contexts
 
 
-@numba.njit(nogil=True, cache=True)
-def _fill(order, indptr, contexts, out_targets, out_contexts):
-    # Write the rows of the targets `order`; returns how many pairs they are
-    place = 0
-    for target in order:
-        for p in range(indptr[target], indptr[target + 1]):
-            out_targets[place], out_contexts[place] = target, contexts[p]
-            place += 1
-    return place
-
-
-@numba.njit(nogil=True, cache=True)
-def _of_part(targets, indptr, contexts, parts, part, out_indptr, out_contexts):
-    # Fill out_indptr int64 (T+1,) and out_contexts int32 with those contexts of each target that lie in a part, numbered as there
-    place = 0
-    for i in range(len(targets)):
-        out_indptr[i] = place
-        for p in range(indptr[targets[i]], indptr[targets[i] + 1]):
-            c = contexts[p]
-            if c // PART_RUN % parts == part:
-                out_contexts[place] = c // PART_RUN // parts * PART_RUN + c % PART_RUN
-                place += 1
-    out_indptr[len(targets)] = place
-
-
 def part_rows(N: int, parts: int, part: int) -> np.ndarray:
     """The papers of a part, int32, in the order that a block's contexts number them in: runs of PART_RUN go to the parts in turn."""
     papers = np.arange(N, dtype=np.int32)
@@ -133,10 +107,17 @@ class PairBlocks(PairSource):
         targets = self.targets(epoch, block)
         if self.parts == 1:
             return None, targets, self.indptr, self.contexts
-        pairs = int((self.indptr[targets + 1] - self.indptr[targets]).sum())
-        indptr, contexts = np.empty(len(targets) + 1, np.int64), np.empty(pairs, np.int32)
-        _of_part(targets, self.indptr, self.contexts, self.parts, self.part(epoch, block), indptr, contexts)
-        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts[: indptr[-1]]
+        contexts = self.block(epoch, block)[1]
+        kept = contexts // PART_RUN % self.parts == self.part(epoch, block)
+        ends, contexts = np.cumsum(self.indptr[targets + 1] - self.indptr[targets]), contexts[kept]
+        indptr = np.append(0, np.cumsum(kept))[np.append(0, ends)]
+        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts // PART_RUN // self.parts * PART_RUN + contexts % PART_RUN
 
     def _fill_block(self, epoch, block, targets, contexts):
-        return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)
+        of_block = self.targets(epoch, block)
+        firsts, counts = self.indptr[of_block], self.indptr[of_block + 1] - self.indptr[of_block]
+        size = int(counts.sum())
+        targets[:size] = np.repeat(of_block, counts)
+        places = np.arange(size) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
+        np.take(self.contexts, places, out=contexts[:size], mode="clip")  # which "raise" would do by a copy
+        return size
