@@ -216,12 +216,6 @@ def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, s
     ]
 
 
-def row_costs(D: int) -> list[tuple[str, str, int]]:
-    """(rows of, optimiser, bytes) of a paper: its row of D values in both tables, and what the optimiser keeps of each."""
-    kept = (("SGD", 0), ("row-wise Adagrad", 4), ("Adagrad", 4 * D), ("Adam", 8 * D))  # float32, whatever the rows are
-    return [(rows, name, 2 * (size * D + state)) for rows, size in (("bfloat16", 2), ("float32", 4)) for name, state in kept]
-
-
 def largest_dimensions(N: int, ram: int, gpu: int = 0, value_bytes: int = 2) -> dict[str, int]:
     """The largest D for N papers: with both tables in one memory, off-loaded from the GPU to RAM, and with targets on the disk."""
     free = max(ram - TRAINING_BYTES - 40 * N, 0)  # beside the tables, as in Training.items
