@@ -42,9 +42,7 @@ class PairSource:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write a block's pairs to the front of buffers int32, of most_pairs at least (else ValueError); returns how many they are."""
-        if (size := min(len(targets), len(contexts))) < self.most_pairs:
-            raise ValueError(f"buffers of {size:,} pairs are too short for a block; {self.most_pairs:,} are always enough")
+        """Write a block's pairs to the front of buffers int32, of most_pairs at least, else ValueError; returns how many they are."""
         return self._fill_block(epoch, block, targets, contexts)
 
     def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
