@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import shutil
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.artefacts import write_manifest
 from helpers.config import Config
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, ConfigError
@@ -255,15 +253,6 @@ def test_shards_of_another_corpus_damaged_or_missing_ones_are_refused(tmp_path, 
             damaged(change)
     with pytest.raises(ArtefactError, match=r"manifest.json is damaged; run .*write_shards again"):
         damaged(lambda path, _: (path.parent / "manifest.json").write_text("{"))
-
-
-def test_ids_that_are_no_papers_are_refused(tmp_path, walks):
-    write_shards(walks, tmp_path / "shards", MADE_OF)
-    facts = json.loads((tmp_path / "shards" / "manifest.json").read_text())
-    facts = {name: fact for name, fact in facts.items() if name not in ("sha256", "files", "code_version")}
-    write_manifest(tmp_path / "shards", **{**facts, "papers": 100})
-    with pytest.raises(ArtefactError, match=r"shard-00000.parquet names papers that are not among the 100; run .*write_shards again"):
-        ShardPairs(tmp_path / "shards", 100, 0, MADE_OF).block(0, 0)
 
 
 def test_what_cannot_be_written_leaves_nothing_and_the_old_shards(tmp_path, walks, monkeypatch):
