@@ -12,7 +12,6 @@ from pathlib import Path
 
 from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
 from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
-from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
 from helpers.errors import ConfigError, DumpError, TrainingError, UserError
@@ -86,8 +85,6 @@ def _check_places(config: Config) -> None:
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
     files_of(config.dumps)
-    if config.extends:
-        older_run(config)
     place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
     with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
         probe.write(bytes(1 << 20))
