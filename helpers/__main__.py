@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import io
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -14,13 +12,11 @@ from pathlib import Path
 
 from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
 from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
-from helpers.corpus.build import older_run
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
-from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
+from helpers.errors import ConfigError, DumpError, TrainingError, UserError
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
-TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,11 +85,7 @@ def _check_places(config: Config) -> None:
     if not config.dumps:
         raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
     files_of(config.dumps)
-    if config.extends:
-        older_run(config)
     place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
-    if not place.is_dir():
-        raise ArtefactError(f"{place} is a file, but --out must be a folder; choose another --out.")
     with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
         probe.write(bytes(1 << 20))
 
@@ -116,13 +108,12 @@ def _run(config: Config, settings: dict) -> int:
         parameters = {name.upper(): value for name, value in settings.items()} | {"FILTERS": filters, "SETTINGS": others}
         own = {name: parameters[name] for name in declared if name in parameters}
         start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
-        shown = _LastLine(line)
-        print(f"{line} ...", end="\n" if not sys.stdout.isatty() else "\r", flush=True)
+        print(line, flush=True)
         (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with new_file(Path(config.out) / notebook.name) as executed:
             try:
                 with _kernel_kept_quiet():
-                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=shown)
+                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or --tables-on-disk; the same command goes on from the last checkpoint, if there is one"
                 raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
@@ -131,7 +122,7 @@ def _run(config: Config, settings: dict) -> int:
                     raise UserError(error.evalue) from None
                 failed = shutil.copy(executed, tempfile.mkdtemp(prefix="helpers-"))
                 sys.exit(f"{notebook.name} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {failed}")
-        print(f"{line}: {time.perf_counter() - start:.0f} s, {shown.last}", flush=True)
+        print(f"{line}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"Everything is in {config.out}")
     return 0
 
@@ -144,23 +135,6 @@ def _kernel_kept_quiet():
         afterwards.callback(os.dup2, ours.fileno(), 2)
         os.dup2(nowhere.fileno(), 2)
         yield
-
-
-class _LastLine(io.TextIOBase):
-    # A file that keeps the last line written to it (a notebook's progress and, in the end, what it made), and shows it in a terminal;
-    # what must be TOLD it shows everywhere
-
-    def __init__(self, prefix: str):
-        self.prefix, self.last = prefix, ""
-
-    def write(self, text: str) -> None:
-        for line in text.splitlines() if "\r" not in text else ():
-            if TOLD.search(line):
-                print(f"  {line}", flush=True)
-        self.last = [self.last, *text.replace("\r", "\n").strip().splitlines()][-1]
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns
-            print(f"\r\033[K{self.prefix}: {self.last}"[: width + 3], end="\r", flush=True)
 
 
 if __name__ == "__main__":

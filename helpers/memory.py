@@ -186,9 +186,7 @@ class Training:
         changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
         parts = next((parts for parts in range(2, 65) if fits(on_disk=True, parts=parts)), 0)
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
-        in_parts = dataclasses.replace(plans[-1], on_disk=True, parts=max(parts, 1)).needs("disk")
-        slower = f"context_parts = {parts} (slower, {in_words(in_parts)} of disk)"
-        changes += [(slower, parts), (f"dimensions = {dimensions}", dimensions)]
+        changes += [(f"context_parts = {parts} (slower)", parts), (f"dimensions = {dimensions}", dimensions)]
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
         raise ConfigError(
             f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
@@ -214,12 +212,6 @@ def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, s
         (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", _in_minutes(seconds) if seconds else "")
         for what, where, rows, size, seconds, _ in plan.items(rates)
     ]
-
-
-def row_costs(D: int) -> list[tuple[str, str, int]]:
-    """(rows of, optimiser, bytes) of a paper: its row of D values in both tables, and what the optimiser keeps of each."""
-    kept = (("SGD", 0), ("row-wise Adagrad", 4), ("Adagrad", 4 * D), ("Adam", 8 * D))  # float32, whatever the rows are
-    return [(rows, name, 2 * (size * D + state)) for rows, size in (("bfloat16", 2), ("float32", 4)) for name, state in kept]
 
 
 def largest_dimensions(N: int, ram: int, gpu: int = 0, value_bytes: int = 2) -> dict[str, int]:

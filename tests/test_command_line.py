@@ -50,7 +50,10 @@ def test_no_command():
 
 def test_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    assert refused(helpers("run", "--preset", "sample", "--out", tmp_path / "file" / "out"), "is a file, but --out must be a folder")
+    assert refused(
+        helpers("run", "--preset", "sample", "--out", tmp_path / "file" / "out"),
+        "out was not written: a file stands where a folder is needed",
+    )
     assert refused(helpers("run", "--preset", "sample", "--out", "/proc/out"), "/proc/out was not written")
 
 

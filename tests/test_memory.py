@@ -82,13 +82,13 @@ def test_medline_and_cs_fit_into_a_free_colab_and_where_their_tables_go():
         (
             dataclasses.replace(MEDLINE, on_disk=False),
             10e9,
-            "tables_on_disk = None or context_parts = 2 (slower, 45.1 GB of disk) or dimensions = 148 would fit.",
+            "tables_on_disk = None or context_parts = 2 (slower) or dimensions = 148 would fit.",
         ),
-        (dataclasses.replace(MEDLINE, D=512), 12.7e9, "context_parts = 2 (slower, 122.3 GB of disk) or dimensions = 388 would fit."),
+        (dataclasses.replace(MEDLINE, D=512), 12.7e9, "context_parts = 2 (slower) or dimensions = 388 would fit."),
         (
             dataclasses.replace(CS, D=2048),
             12.7e9,
-            "row_type = 'bfloat16' or context_parts = 2 (slower, 141.0 GB of disk) or dimensions = 1412 would fit.",
+            "row_type = 'bfloat16' or context_parts = 2 (slower) or dimensions = 1412 would fit.",
         ),
         (Training(2_000_000_000, 10**9, 8), 12.7e9, "keep fewer papers (FILTERS in notebook 01) would fit."),
     ],

@@ -36,7 +36,7 @@ def dot_row(typing_context, h, row, like, D):
 
 @intrinsic
 def train_row(typing_context, h, row, like, D, g, gradient, size, noise):
-    """gradient += g * row, then row += size * h; h, gradient: local rows, noise: D random uint32 below 2**16, used for bfloat16 only."""
+    """gradient += g * row, then row += size * h; h, gradient: local rows; noise, for bfloat16: D random uint32 below 2**16, or 32768."""
 
     def codegen(context, builder, signature, arguments):
         h, row, _, D, g, gradient, size, noise = arguments
@@ -65,21 +65,6 @@ def add_row(typing_context, row, like, D, out):
         return context.get_dummy_value()
 
     return types.void(types.int64, like, types.int64, types.int64), codegen
-
-
-@intrinsic
-def store_row(typing_context, h, size, row, like, D, noise):
-    """row = size * h; h: a local row; noise as for train_row, where 32768 throughout rounds to the nearest bfloat16."""
-
-    def codegen(context, builder, signature, arguments):
-        h, size, row, _, D, noise = arguments
-        for j, width in _over_columns(builder, D):
-            places = [(part, value.type) for part, value in _read(builder, row, j, width, like)]
-            scaled = [(part, builder.fmul(_splat(builder, size, kind), _load(builder, h, part, kind), FAST)) for part, kind in places]
-            _write(builder, scaled, row, j, width, like, noise)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32, types.int64, like, types.int64, types.int64), codegen
 
 
 def _over_columns(builder, D):

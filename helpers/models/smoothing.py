@@ -15,7 +15,7 @@ import numpy as np
 
 from helpers.artefacts import new_array
 from helpers.memory import START_COLUMNS, columns_at_a_time
-from helpers.models.simd import add_row, dot_row, store_row, train_row
+from helpers.models.simd import add_row, dot_row, train_row
 from helpers.prefetch import prefetch_row
 from helpers.progress import progress
 from helpers.rows.bfloat16 import rounded, to_float32
@@ -52,20 +52,23 @@ def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, 
             add_row(base + contexts[p] * row_bytes, like, D, local)
         square = dot_row(local, local, np.float32(0), D)
         scale = np.float32(1 / np.sqrt(square)) if square > 0 else np.float32(0)
-        store_row(local, scale * context_weights[t], out_base + t * row_bytes, like, D, half.ctypes.data)
-        train_row(local, total_base + t * total_bytes, like, D, np.float32(0), nothing.ctypes.data, weight * scale, half.ctypes.data)
+        out[t, :] = 0
+        for row, size in ((out_base + t * row_bytes, scale * context_weights[t]), (total_base + t * total_bytes, weight * scale)):
+            train_row(local, row, like, D, np.float32(0), nothing.ctypes.data, size, half.ctypes.data)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _normalise(rows, lengths, out, half, first, last):
     # out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same
-    D, like, row = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32)
+    D, like, row, nothing = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32), np.zeros(rows.shape[1], np.float32)
     for t in range(first, last):
         row[:] = 0
         add_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)
         square = dot_row(row.ctypes.data, row.ctypes.data, np.float32(0), D)
         scale = np.float32(lengths[t] / np.sqrt(square)) if square > 0 else np.float32(0)
-        store_row(row.ctypes.data, scale, out.ctypes.data + t * out.strides[0], like, D, half.ctypes.data)
+        out[t, :] = 0
+        out_row = out.ctypes.data + t * out.strides[0]
+        train_row(row.ctypes.data, out_row, like, D, np.float32(0), nothing.ctypes.data, scale, half.ctypes.data)
 
 
 def weigh(degree: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """An epoch's pairs, cut into blocks: what every pair source offers, and the first source, each citation in both directions."""
 
-import numba
 import numpy as np
 
 from helpers.errors import ArtefactError
@@ -19,8 +18,13 @@ def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
             raise ArtefactError(f"pairs/contexts.npy names paper {paper:,}, but there are {N:,} papers; run notebook 02_build_pairs again.")
 
 
+def joined(targets: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """Pairs packed as int64 (B,), the target in the upper half; targets, contexts: int32 (B,)."""
+    return targets.astype(np.int64) << 32 | contexts
+
+
 def split(pairs: np.ndarray) -> list[np.ndarray]:
-    """[targets, contexts], int32 (B,) each, of pairs packed as int64 (B,): the target in the upper half."""
+    """[targets, contexts], int32 (B,) each, of pairs that `joined` packed."""
     return [(pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)]
 
 
@@ -37,14 +41,8 @@ class PairSource:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
-    def key(self, epoch: int, block: int, purpose: int) -> np.uint64:
-        """The same for a kernel: what `draw_below` of walks.py counts from."""
-        return self.generator(epoch, block, purpose).integers(0, 2**64, dtype=np.uint64)
-
     def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write a block's pairs to the front of buffers int32, of most_pairs at least (else ValueError); returns how many they are."""
-        if (size := min(len(targets), len(contexts))) < self.most_pairs:
-            raise ValueError(f"buffers of {size:,} pairs are too short for a block; {self.most_pairs:,} are always enough")
+        """Write a block's pairs to the front of buffers int32, of most_pairs at least, else ValueError; returns how many they are."""
         return self._fill_block(epoch, block, targets, contexts)
 
     def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,35 +55,10 @@ class PairSource:
         """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,))."""
         # Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
         targets, contexts = self.block(epoch, block)
-        targets, contexts = split(np.sort(targets.astype(np.int64) << 32 | contexts))
+        targets, contexts = split(np.sort(joined(targets, contexts)))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
         order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
         return targets[firsts], order, np.append(firsts, len(targets)), contexts
-
-
-@numba.njit(nogil=True, cache=True)
-def _fill(order, indptr, contexts, out_targets, out_contexts):
-    # Write the rows of the targets `order`; returns how many pairs they are
-    place = 0
-    for target in order:
-        for p in range(indptr[target], indptr[target + 1]):
-            out_targets[place], out_contexts[place] = target, contexts[p]
-            place += 1
-    return place
-
-
-@numba.njit(nogil=True, cache=True)
-def _of_part(targets, indptr, contexts, parts, part, out_indptr, out_contexts):
-    # Fill out_indptr int64 (T+1,) and out_contexts int32 with those contexts of each target that lie in a part, numbered as there
-    place = 0
-    for i in range(len(targets)):
-        out_indptr[i] = place
-        for p in range(indptr[targets[i]], indptr[targets[i] + 1]):
-            c = contexts[p]
-            if c // PART_RUN % parts == part:
-                out_contexts[place] = c // PART_RUN // parts * PART_RUN + c % PART_RUN
-                place += 1
-    out_indptr[len(targets)] = place
 
 
 def part_rows(N: int, parts: int, part: int) -> np.ndarray:
@@ -132,10 +105,17 @@ class PairBlocks(PairSource):
         targets = self.targets(epoch, block)
         if self.parts == 1:
             return None, targets, self.indptr, self.contexts
-        pairs = int((self.indptr[targets + 1] - self.indptr[targets]).sum())
-        indptr, contexts = np.empty(len(targets) + 1, np.int64), np.empty(pairs, np.int32)
-        _of_part(targets, self.indptr, self.contexts, self.parts, self.part(epoch, block), indptr, contexts)
-        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts[: indptr[-1]]
+        contexts = self.block(epoch, block)[1]
+        kept = contexts // PART_RUN % self.parts == self.part(epoch, block)
+        ends, contexts = np.cumsum(self.indptr[targets + 1] - self.indptr[targets]), contexts[kept]
+        indptr = np.append(0, np.cumsum(kept))[np.append(0, ends)]
+        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts // PART_RUN // self.parts * PART_RUN + contexts % PART_RUN
 
     def _fill_block(self, epoch, block, targets, contexts):
-        return _fill(self.targets(epoch, block), self.indptr, self.contexts, targets, contexts)
+        of_block = self.targets(epoch, block)
+        firsts, counts = self.indptr[of_block], self.indptr[of_block + 1] - self.indptr[of_block]
+        size = int(counts.sum())
+        targets[:size] = np.repeat(of_block, counts)
+        places = np.arange(size) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
+        np.take(self.contexts, places, out=contexts[:size], mode="clip")  # which "raise" would do by a copy
+        return size

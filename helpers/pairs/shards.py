@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +13,8 @@ from helpers.artefacts import new_folder, read_manifest, write_manifest
 from helpers.config import Config
 from helpers.errors import ArtefactError, ConfigError
 from helpers.memory import preflight
-from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, PART_RUN, SHUFFLE, PairBlocks, PairSource, split
-from helpers.pairs.walks import WalkPairs, draw_below
+from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, PART_RUN, SHUFFLE, PairBlocks, PairSource, joined, split
+from helpers.pairs.walks import WalkPairs
 from helpers.progress import progress
 
 MADE_BY = "helpers.pairs.shards.write_shards"
@@ -25,41 +24,19 @@ SCHEMA = pa.schema([("target", pa.int32()), ("context", pa.int32())])
 STORED = dict(compression="lz4", use_dictionary=False, column_encoding="BYTE_STREAM_SPLIT", write_statistics=False)  # 6 bytes a pair
 
 
-@numba.njit(nogil=True, cache=True)
-def _scatter(targets, contexts, key, ends, out):
-    # Lay the pairs out in `out` int64, bucket after bucket, each pair in a random one; ends int64 (buckets,): where each bucket ends
-    ends[:] = 0
-    for i in range(len(targets)):
-        ends[draw_below(len(ends), key, i)] += 1
-    place = np.cumsum(ends) - ends
-    for i in range(len(targets)):
-        bucket = draw_below(len(ends), key, i)
-        out[place[bucket]] = np.int64(targets[i]) << 32 | np.int64(contexts[i])
-        place[bucket] += 1
-    ends[:] = place
-
-
-@numba.njit(nogil=True, cache=True)
-def _shuffle(pairs, key):
-    # Put pairs int64 into random order, in place (Fisher and Yates); numpy's own shuffle takes twice as long
-    for i in range(len(pairs) - 1, 0, -1):
-        j = draw_below(i + 1, key, i)
-        pairs[i], pairs[j] = pairs[j], pairs[i]
-
-
 def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
     # Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are
-    targets, contexts = np.empty((2, source.most_pairs), np.int32)
-    pairs, ends, total = np.empty(source.most_pairs, np.int64), np.empty(len(paths), np.int64), 0
+    total = 0
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
         for block in range(source.blocks):
-            size = source.fill(epoch, block, targets, contexts)
-            _scatter(targets[:size], contexts[:size], source.key(epoch, block, BUCKETS), ends, pairs)
-            for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):
-                file.write(pairs[first:last])
-            total += size
-            done(size)
+            pairs = joined(*source.block(epoch, block))
+            buckets = source.generator(epoch, block, BUCKETS).integers(len(files), size=len(pairs), dtype=np.uint16)
+            order = np.argsort(buckets, kind="stable")
+            for file, own in zip(files, np.split(pairs[order], np.searchsorted(buckets[order], range(1, len(files)))), strict=True):
+                file.write(own)
+            total += len(pairs)
+            done(len(pairs))
     return total
 
 
@@ -71,7 +48,7 @@ def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable
             bucket, path = next(buckets)
             pairs = np.fromfile(path, np.int64)
             path.unlink()
-            _shuffle(pairs, source.key(epoch, bucket, SHUFFLE))
+            source.generator(epoch, bucket, SHUFFLE).shuffle(pairs)
             rest = np.concatenate([rest, pairs])
         yield rest[:size]
         rest = rest[size:]
@@ -88,7 +65,7 @@ def write_shards(source: PairSource, folder: Path, made_of: dict, epoch=0, shard
     # shard-00000.parquet, ...: columns target and context, int32; row groups of group_pairs. made_of: the fingerprint of the pairs that the
     # source was made of. It takes 8 bytes of disk a pair and about 0.3 GB of memory
     buckets = max(1, min(MOST_BUCKETS, -(-source.pairs // BUCKET_PAIRS)))
-    ram = 24 * source.pairs // buckets + 16 * (source.most_pairs + group_pairs)
+    ram = 24 * source.pairs // buckets + 40 * source.most_pairs + 16 * group_pairs
     preflight(Path(folder), ram, 9 * source.pairs, source.pairs / 2e7, "free some, or choose another machine or folder")
     with new_folder(folder) as new, progress(title="Shuffling into shards", unit=" pairs", total=2 * source.pairs) as bar:
         with tempfile.TemporaryDirectory(dir=new) as of_buckets:
@@ -108,7 +85,7 @@ def write_shards(source: PairSource, folder: Path, made_of: dict, epoch=0, shard
 
 
 class ShardPairs(PairSource):
-    """Shards as a pair source: a block is a row group, shuffled; shards in a seeded order each epoch, so are the row groups of each."""
+    """Shards as a pair source: a block is a row group, shuffled; row groups of all shards come in a seeded order each epoch."""
 
     def __init__(self, folder: str | Path, papers: int, seed: int, made_of: dict):
         # papers: N; made_of: the fingerprint of these pairs. Raises ArtefactError for damaged or missing shards, or another corpus's
@@ -119,19 +96,14 @@ class ShardPairs(PairSource):
         self.settings, self.pairs = manifest["source"], manifest["pairs"]
         self.files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
         shards = [(name, pq.read_metadata(self.folder / name)) for name in sorted(self.files)]
-        self._groups = [[(name, i, data.row_group(i).num_rows) for i in range(data.num_row_groups)] for name, data in shards]
-        sizes = [size for groups in self._groups for _, _, size in groups]
-        self.blocks, self.most_pairs = len(sizes), max(sizes)
+        self._groups = [(name, i, data.row_group(i).num_rows) for name, data in shards for i in range(data.num_row_groups)]
+        self.blocks, self.most_pairs = len(self._groups), max(size for _, _, size in self._groups)
 
     def _fill_block(self, epoch, block, targets, contexts):
-        orders = self.generator(epoch, purpose=ORDER)
-        shards = [self._groups[shard] for shard in orders.permutation(len(self._groups))]
-        name, group, size = [groups[place] for groups in shards for place in orders.permutation(len(groups))][block]
+        name, group, size = self._groups[self.generator(epoch, purpose=ORDER).permutation(self.blocks)[block]]
         stored = [column.to_numpy() for column in pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)]
-        if not all(0 <= ids.min() <= ids.max() < self.papers for ids in stored):
-            raise ArtefactError(f"{self.folder / name} names papers that are not among the {self.papers:,}; run {MADE_BY} again.")
-        pairs = stored[0].astype(np.int64) << 32 | stored[1]
-        _shuffle(pairs, self.key(epoch, block, PAIRS))
+        pairs = joined(*stored)
+        self.generator(epoch, block, PAIRS).shuffle(pairs)
         targets[:size], contexts[:size] = split(pairs)
         return size
 

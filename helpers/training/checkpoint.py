@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,7 @@ from helpers.rows.transfer import aligned_empty
 
 NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2
-LAST_TRIES = 5  # of the copy of a finished run's checkpoint, a minute in all
-LONGEST_PAUSE = 300  # seconds between two tries of a copy
+PAUSES = (1, 4, 15, 40, 0)  # seconds after each try of a copy that fails; then the next checkpoint's turn comes
 
 Keep = Callable[[Path], None]
 
@@ -42,53 +40,33 @@ class Checkpoint:
 
 
 class Copies:
-    """Hands the newest checkpoint to `keep` in a thread of its own, and again and again where that fails: training never waits for it."""
+    """Hands the newest checkpoint to `keep` in a thread of its own, and again where that fails: training never waits for it."""
 
     def __init__(self, keep: Keep):
         self.in_hand = self._newest = None
-        self._keep, self._change, self._failures, self._last = keep, threading.Condition(), 0, False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._keep, self._worker = keep, ThreadPoolExecutor(1)
 
     def put(self, checkpoint: Path) -> None:
         """Have this checkpoint copied instead of all before it."""
-        with self._change:
-            self._newest = checkpoint
-            self._change.notify()
+        self._newest = checkpoint
+        self._worker.submit(self._copy, checkpoint)
 
     def finish(self, wait: bool = True) -> None:
-        """Wait until the newest checkpoint is kept, or has failed LAST_TRIES times; without `wait`, let the try in hand be the last."""
-        with self._change:
-            self._last, self._failures = True, 0 if wait else LAST_TRIES
-            self._change.notify()
-        if wait:
-            self._thread.join()
+        """Wait until the newest checkpoint is kept, or has failed as often as there are PAUSES; or let the try in hand be the last."""
+        self._newest = self._newest if wait else None
+        self._worker.shutdown(wait)
 
-    def _work(self) -> None:
-        told = None
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._newest or self._last)
-                self.in_hand, self._newest = self._newest, None
-            if self.in_hand is None:
+    def _copy(self, checkpoint: Path) -> None:
+        for pause in PAUSES:
+            if checkpoint != self._newest:
                 return
+            self.in_hand = checkpoint
             try:
-                self._keep(self.in_hand)
-                if told:
-                    print(f"Checkpoint {self.in_hand.name} is kept after all.", flush=True)
-                self.in_hand = told = None
+                return self._keep(checkpoint)
             except Exception as error:  # whatever it is: the training is worth more than the copy
-                with self._change:
-                    self._failures += 1
-                    give_up = self._last and self._failures >= LAST_TRIES
-                    if str(error) != told or give_up:
-                        told = str(error)
-                        then = f"it is whole in {self.in_hand}; run this cell again to copy it" if give_up else "trying again"
-                        print(f"Checkpoint {self.in_hand.name} was not kept: {told} Training is not touched; {then}.", flush=True)
-                    if give_up:
-                        return
-                    self._newest = self._newest or self.in_hand
-                    self._change.wait(min(2.0**self._failures, LONGEST_PAUSE))
+                then = "trying again" if pause else f"it is whole in {checkpoint}; run this cell again to copy it"
+                print(f"Checkpoint {checkpoint.name} was not kept: {error} Training is not touched; {then}.", flush=True)
+                time.sleep(pause)
 
 
 class Checkpoints:

@@ -81,7 +81,6 @@ def train(
                             _write_log(config, log)
         _write_log(config, log)
         path = checkpoints.save_last(engine, log)
-    print(_advice(log))
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     return Checkpoint(engine.target, engine.context, engine.state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
 
@@ -112,17 +111,6 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     pairs_done, seconds_done = last["pairs"] + pairs, last["seconds"] + seconds
     return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
-
-
-def _advice(log: list[dict]) -> str:
-    # One sentence on the validation MRR over the epochs: whether fewer would have been better
-    scores = {row["epoch"]: row["mrr"] for row in log if row["mrr"] != ""}
-    if not scores:
-        return "Nothing was held out: there is no validation MRR to judge the number of epochs by."
-    best, last = max(scores, key=scores.get), max(scores)
-    if scores[last] >= 0.9 * scores[best]:
-        return f"Validation MRR {scores[last]:.3f}, at best {scores[best]:.3f} (epoch {best})."
-    return f"Validation MRR fell to {scores[last]:.3f} from {scores[best]:.3f}: EPOCHS = {best} in a new OUT would be better."
 
 
 def _check_learning(config: Config, log: list[dict]) -> None:
@@ -166,10 +154,7 @@ class _Events:
 
     def _has_room(self) -> bool:
         # on a disk that is full its thread would end in a traceback, and the next event would end the training
-        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
-            return True
-        print("The disk is nearly full: from here on the curves are in log.csv alone.", flush=True)
-        return False
+        return shutil.disk_usage(self._folder).free > EVENTS_ROOM
 
     def add(self, row: dict) -> None:
         if self._writer and not self._has_room():
