@@ -16,7 +16,7 @@ from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
 from helpers.rows.files import empty_table
 from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work, measured, probe_rows
+from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
 from helpers.training.plan import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes
@@ -273,13 +273,6 @@ def test_kernels_that_do_not_work_are_told_once(capsys):
     kernels_work.cache_clear()
     assert not kernels_work("cuda") and not kernels_work("cuda") and not kernels_work("cpu")
     assert capsys.readouterr().out.count("Triton's kernels do not work here") == 1
-    assert transfer.fastest("cpu") == "copies"
-
-
-def test_each_way_of_moving_rows_is_measured():
-    rates = measured({"copies": PinnedRows(probe_rows(1000, 8)), "kernels": PinnedRows(probe_rows(1000, 8))})
-    assert list(rates) == ["copies"], "a way that is not to be had is left out"
-    assert all(rate > 0 for rate in rates["copies"])
 
 
 @pytest.mark.parametrize(
