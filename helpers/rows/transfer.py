@@ -35,7 +35,7 @@ class PinnedRows:
     """
 
     def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False, first: int = 0):
-        self.rows, self.device, self.mapped, self.first, self._staging = rows, torch.device(device), mapped, first, None
+        self.rows, self.device, self.mapped, self.first = rows, torch.device(device), mapped, first
         lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
         self.direct = lockable and (kernels_work(str(device)) if direct is None else direct)
         if self.direct and self.device.type == "cuda":
@@ -53,8 +53,7 @@ class PinnedRows:
         elif self.rows.device.type == self.device.type:
             torch.index_select(self.rows, 0, ids, out=out)
         else:
-            out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=self._staged(len(ids))), non_blocking=True)
-            torch.cuda.current_stream().synchronize()  # before the staging buffer is used again
+            out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=_staging(out)), non_blocking=True)
         return out
 
     def scatter(self, ids: torch.Tensor, held: torch.Tensor) -> None:
@@ -63,13 +62,13 @@ class PinnedRows:
         if self.direct:
             move_rows(self.rows, ids, held, back=True)
         else:
-            here = held if self.rows.device.type == self.device.type else self._staged(len(ids)).copy_(held)
+            here = held if self.rows.device.type == self.device.type else _staging(held).copy_(held)
             self.rows.index_copy_(0, ids.to(self.rows.device), here)
 
-    def _staged(self, count: int) -> torch.Tensor:
-        if self._staging is None or len(self._staging) < count:
-            self._staging = torch.empty((count, *self.rows.shape[1:]), dtype=self.rows.dtype, pin_memory=True)
-        return self._staging[:count]
+
+def _staging(held: torch.Tensor) -> torch.Tensor:
+    # A buffer of torch's pinned memory, which is given out again when the copies from it are done
+    return torch.empty_like(held, device="cpu", pin_memory=True)
 
 
 def as_words(rows: torch.Tensor) -> torch.Tensor:
