@@ -126,10 +126,7 @@ def kernels_work(device: str) -> bool:
     try:
         held, rows = torch.empty(3, 5, device=device), torch.rand(7, 5, device=device)
         move_rows(rows, torch.tensor([6, 0, 3], device=device), held)
-        if torch.equal(held, rows[[6, 0, 3]]):
-            return True
-        reason = "a row came out wrong"
+        return torch.equal(held, rows[[6, 0, 3]])
     except Exception as error:  # whatever a compiler says: torch can do the same
-        reason = in_a_line(error)
-    print(f"Triton's kernels do not work here ({reason}): torch does their work, slower.")
-    return False
+        print(f"Triton's kernels do not work here ({in_a_line(error)}): torch does their work, slower.")
+        return False
