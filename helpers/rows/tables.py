@@ -19,7 +19,6 @@ class Working:
 
     ids: torch.Tensor
     parts: dict[str, torch.Tensor]
-    going: torch.Tensor = ...  # which are written home: all but those that the next batch has, too
     ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
     mine: torch.Tensor | None = None  # which of these come from the batch before instead, and
     theirs: torch.Tensor | None = None  # which they are there
@@ -33,7 +32,7 @@ class Table:
     """
 
     # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
-    # never goes home in between). Nothing checks ids: the engine has, once.
+    # is handed on between them). Nothing checks ids: the engine has, once.
 
     def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, kept=0, direct=None):
         self.device, self.optimizer, kept = torch.device(device), optimizer, kept if mapped else 0
@@ -68,8 +67,6 @@ class Table:
             shared = before.ids[place] == ids
             working.mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
             working.theirs = place[working.mine]
-            stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device).index_fill_(0, working.theirs, True)
-            before.going = (~stay).nonzero().flatten()
         leaving, self._leaving = self._leaving, None
         self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
@@ -146,11 +143,10 @@ class Table:
             part[new] = out
 
     def _send_home(self, working: Working) -> None:
-        spans = self._by_span(working.ids[working.going])
+        spans = self._by_span(working.ids)
         for name, part in working.parts.items():
-            held = part[working.going]
             for holders, ids, where in spans:
-                holders[name].scatter(ids, held[where])
+                holders[name].scatter(ids, part[where])
 
     def _by_span(self, ids: torch.Tensor) -> list[tuple[dict[str, PinnedRows], torch.Tensor, slice]]:
         # (what holds them, which, where they are among `ids`), span by span; ids: ascending
