@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -51,7 +50,6 @@ class TorchEngine(Engine):
             self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
-        self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
@@ -75,16 +73,9 @@ class TorchEngine(Engine):
         return len(targets)
 
     def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
-        # a block's targets and contexts, int32 (B,), on the device; the next block is read beside the training of this one
-        on_gpu = self.device.type == "cuda"
-
-        def read(block):
-            return [torch.from_numpy(ids).pin_memory() if on_gpu else torch.from_numpy(ids) for ids in self.blocks.block(epoch, block)]
-
-        reading = self._read_ahead.pop((epoch, block), None) or self._reader.submit(read, block)
-        if block + 1 < self.blocks.blocks:
-            self._read_ahead = {(epoch, block + 1): self._reader.submit(read, block + 1)}
-        return (ids.to(self.device, non_blocking=True) for ids in reading.result())
+        # a block's targets and contexts, int32 (B,), on the device
+        for ids in map(torch.from_numpy, self.blocks.block(epoch, block)):
+            yield ids.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else ids
 
     def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
         if pairs is None or not len(pairs[0]):  # a block may be empty
