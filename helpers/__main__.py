@@ -20,7 +20,7 @@ from helpers.environment import checks
 from helpers.errors import ArtefactError, ConfigError, DumpError, TrainingError, UserError
 
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
-TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|Written before|papers are known")
+TOLD = re.compile(r"Checkpoint \S*\d|was not written|stays as it is|were read before|different formats|papers are known")
 
 
 class _Parser(argparse.ArgumentParser):

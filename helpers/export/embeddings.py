@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import MANIFEST, finished, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
+from helpers.artefacts import MANIFEST, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
@@ -90,12 +90,8 @@ class Answer:
         # metrics: those of reach 0
         if self.pairs is None:
             return Path(self.where)
-        facts = {**self.facts, "metrics": metrics}
-        if finished(folder, facts):
-            print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
-        else:
-            tables = {"target": self.target, "context": self.context}
-            write_form(folder, "npy_float16", tables, with_rows(self.papers), {"dtype": "float16", **facts})
+        tables, facts = {"target": self.target, "context": self.context}, {"dtype": "float16", **self.facts, "metrics": metrics}
+        write_form(folder, "npy_float16", tables, with_rows(self.papers), facts)
         return folder
 
 

@@ -128,7 +128,12 @@ class _Form(NamedTuple):
 
 
 def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
-    """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
+    """Write `folder`, unless it holds them: tables in a form, papers.parquet (not the projector's), and a manifest; ArtefactError."""
+    # facts: for the manifest, beside form and shape
+    if finished(folder, {**facts, "form": form}):
+        print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
+        return
+    check_space(folder.parent, FORMS[form].bytes(*tables["target"].shape))
     with new_folder(folder) as new:
         rows = FORMS[form].write(new, tables, papers) or len(papers)
         if form != "projector":
@@ -185,10 +190,6 @@ def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], pap
     """Write `out/FORM/` of the "target" and "context" tables, float (N, D), for each form; ArtefactError where the disk has no room."""
     # papers: row, paper_id, title, year, degree; facts: for the manifests
     out.mkdir(parents=True, exist_ok=True)
-    missing = [form for form in forms if not finished(out / form, {**facts, "form": form})]
-    if there := [form for form in forms if form not in missing]:
-        print(f"Written before from these very vectors: {', '.join(there)}", flush=True)
-    check_space(out, sum(sizes(forms, *tables["target"].shape)[form] for form in missing))
-    for form in missing:
+    for form in forms:
         write_form(out / form, form, tables, papers, facts)
     return [out / form for form in forms]
