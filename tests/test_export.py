@@ -163,9 +163,7 @@ def test_values_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, papers, 
 
 
 def test_an_unknown_form():
-    with pytest.raises(ConfigError, match="Form 'xml' does not exist; choose among npy_float16"):
-        sizes(["xml"], 1, 1)
-    for forms in ([], "int8"):
+    for forms in (["xml"], [], "int8"):
         with pytest.raises(ConfigError, match="must be a list of at least one form; choose among npy_float16"):
             sizes(forms, 1, 1)
 
