@@ -42,10 +42,7 @@ def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dic
     parts = ("_int8", "_scales") if form == "int8" else ("",)
     arrays = [[map_array(folder / f"{name}{part}.npy", NOTEBOOK) for part in parts] for name in ("target", "context")]
     tables = [ReadThrough(dequantised, *of_one) if form == "int8" else of_one[0] for of_one in arrays]
-    papers = pa.parquet.read_table(folder / "papers.parquet")
-    if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
-        raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
-    return papers, *tables, manifest
+    return pa.parquet.read_table(folder / "papers.parquet"), *tables, manifest
 
 
 @dataclasses.dataclass
