@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.config import CORPUS_SETTINGS, FIXED_SETTINGS, PAIRS_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
@@ -143,22 +142,11 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
     return [f"{name} {recorded.get(name)} there, {value} here" for name, value in wanted.items() if recorded.get(name) != value]
 
 
-def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
-    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these."""
-    if not (checkpoints := sorted(config.folder("checkpoints").glob(f"*/{MANIFEST}"))):
-        return
-    differs = []
-    for asked, path, names in (
-        (corpus, config.folder("corpus") / "report.json", CORPUS_SETTINGS),
-        (pairs, config.folder("pairs") / MANIFEST, PAIRS_SETTINGS),
-        (training, checkpoints[-1], FIXED_SETTINGS),
-    ):
-        if asked and path.exists():
-            # a damaged checkpoint is passed over, when training goes on
-            with contextlib.suppress(ArtefactError if path is checkpoints[-1] else ()):
-                differs += differences(read_json(path, "the notebooks")["config"], config.part(names))
-    if differs:
-        raise ArtefactError(f"{config.out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete it.")
+def refuse_another_run(config, record: Path, names: tuple[str, ...]) -> None:
+    """Raise ArtefactError where `config.out` holds checkpoints, and `record`, a file of their corpus or pairs, other settings."""
+    if record.exists() and any(config.folder("checkpoints").glob(f"*/{MANIFEST}")):
+        if differs := differences(read_json(record, "the notebooks")["config"], config.part(names)):
+            raise ArtefactError(f"{config.out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete it.")
 
 
 def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
