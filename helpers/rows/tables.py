@@ -1,4 +1,4 @@
-"""Tables whose rows are in several places: in spans, the hottest in device memory, others visiting batch by batch; or a part in memory."""
+"""Tables whose rows are in several places: the hottest in device memory, others visiting batch by batch; or a part in memory."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ from helpers.pairs.blocks import part_rows
 from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.transfer import PinnedRows, kernels_work
 
 
 @dataclasses.dataclass
@@ -28,28 +28,24 @@ class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
     rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
-    `flush`. mapped: rows are a file's, the next `kept` are copied to host memory. ahead: a batch's rows travel while others are trained.
+    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained.
     """
 
     # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
     # is handed on between them). Nothing checks ids: the engine has, once.
 
-    def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, kept=0, direct=None):
-        self.device, self.optimizer, kept = torch.device(device), optimizer, kept if mapped else 0
+    def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, direct=None):
+        self.device, self.optimizer = torch.device(device), optimizer
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
-            read_ahead(as_stored(rows), slice(0, hot + kept))
+            read_ahead(as_stored(rows), slice(0, hot))
         self._spans = []  # (first row, what holds the span's rows and their state), one after the other
         if hot:
             held = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
             self._spans.append((0, {name: PinnedRows(part, device, direct=False) for name, part in held.items()}))
         if cold := hot < len(rows):
             home = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in self.home.items()}
-            if kept:
-                held = torch.from_numpy(aligned_empty((kept, rows[:1].nbytes), np.uint8)).view(rows.dtype).copy_(rows[hot : hot + kept])
-                self._spans.append((hot, {**home, "rows": PinnedRows(held, device, direct, first=hot)}))
-            if hot + kept < len(rows):
-                self._spans.append((hot + kept, home))
+            self._spans.append((hot, home))
         self._firsts = torch.tensor([first for first, _ in self._spans[1:]], dtype=torch.int64, device=self.device)
         self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
@@ -111,7 +107,7 @@ class Table:
         for _, holders in self._spans:
             for name, held in holders.items():
                 if held.rows is not self.home[name]:
-                    self.home[name][held.first : held.first + len(held.rows)].copy_(held.rows)
+                    self.home[name][: len(held.rows)].copy_(held.rows)
 
     def _settle(self) -> None:
         # what was trained last goes home, too

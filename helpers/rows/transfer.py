@@ -29,13 +29,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 class PinnedRows:
     """Rows of any type in one memory, used in place, that a device reads (`gather`) and writes (`scatter`) by their ids.
 
-    rows: (N, ...), contiguous, in host memory or on the device itself, the first with the id `first`; direct: kernels move them, through
-    pages locked here, where they begin at a page (on a CPU, what Triton's interpreter runs); None = where kernels work; mapped: rows are a
-    file's, read ahead before they are asked for one by one.
+    rows: (N, ...), contiguous, in host memory or on the device itself; direct: kernels move them, through pages locked here, where they
+    begin at a page (on a CPU, what Triton's interpreter runs), None = where kernels work; mapped: rows are a file's, read ahead.
     """
 
-    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False, first: int = 0):
-        self.rows, self.device, self.mapped, self.first = rows, torch.device(device), mapped, first
+    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False):
+        self.rows, self.device, self.mapped = rows, torch.device(device), mapped
         lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
         self.direct = lockable and (kernels_work(str(device)) if direct is None else direct)
         if self.direct and self.device.type == "cuda":
@@ -44,8 +43,7 @@ class PinnedRows:
             self.direct = bool(locked)
 
     def gather(self, ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """out[i] = the row with the id ids[i]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
-        ids = ids - self.first
+        """out[i] = rows[ids[i]]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
         if self.mapped:
             read_ahead(as_stored(self.rows), ids.cpu().numpy())
         if self.direct:
@@ -57,8 +55,7 @@ class PinnedRows:
         return out
 
     def scatter(self, ids: torch.Tensor, held: torch.Tensor) -> None:
-        """The row with the id ids[i] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
-        ids = ids - self.first
+        """rows[ids[i]] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
         if self.direct:
             move_rows(self.rows, ids, held, back=True)
         else:

@@ -8,7 +8,7 @@ import torch
 
 from helpers.config import Config
 from helpers.errors import TrainingError, in_a_line
-from helpers.memory import TABLES, WORK_BYTES, available_gpu, available_ram, batch_bytes, rows_in
+from helpers.memory import TABLES, available_gpu, batch_bytes, rows_in
 from helpers.models.sgns import shared_gradients
 from helpers.rows.optimizers import new_state
 from helpers.rows.tables import Table, Working
@@ -30,23 +30,23 @@ class Batch(NamedTuple):
 class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
-    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, ram: of host
-    memory for those of files, None = what is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work.
+    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
+    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work.
     """
 
-    def __init__(self, config, indptr, *tables, gpu: int | None = None, ram: int | None = None, ahead=True, direct=None, **given):
+    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead=True, direct=None, **given):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
         self.pairs = _batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
-        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu, available_ram() - WORK_BYTES if ram is None else ram
-        self.hot, kept = (rows_in(there, N, D * self.target.itemsize + state_bytes(config), *room) for there in ("GPU memory", "RAM"))
+        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
+        self.hot = rows_in("GPU memory", N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
-            where = self.device, self.hot[table], ahead, mapped[table], kept[table], direct
+            where = self.device, self.hot[table], ahead, mapped[table], direct
             self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
