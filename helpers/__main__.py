@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.artefacts import new_file, refuse_another_run, sentences_for_disk_errors
+from helpers.artefacts import new_file, sentences_for_disk_errors
 from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
@@ -69,7 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {name: value for name, value in vars(given).items() if value is not None and name != "command"}
         config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
         _check_places(config)
-        refuse_another_run(config, training=True)
         places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
         return _run(config, settings | places)
     except UserError as error:

@@ -14,14 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from helpers import __version__
-from helpers.config import CORPUS_SETTINGS, FIXED_SETTINGS, PAIRS_SETTINGS
 from helpers.errors import ArtefactError
 
 MANIFEST = "manifest.json"
 ADVICE = "choose another --out"
-REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"this place is read-only or yours only to read; {ADVICE}")
-REFUSALS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST), f"a file stands where a folder is needed; {ADVICE}")
-REFUSALS[errno.ENOSPC] = f"the disk is full; free space or {ADVICE}"
+REFUSALS = {errno.ENOSPC: f"the disk is full; free space or {ADVICE}"}
 
 
 @contextlib.contextmanager
@@ -92,19 +89,19 @@ def write_manifest(folder: Path, **facts) -> None:
     """Write `manifest.json` into `folder`: the given facts, the code's version, and size and sha256 of every file; call it last."""
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
     facts |= {"code_version": __version__, "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files}}
-    write_json(folder / MANIFEST, {**facts, "sha256": _seal(facts)})
+    write_json(folder / MANIFEST, _sealed(facts))
 
 
-def _seal(manifest: dict) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _sealed(manifest: dict) -> dict:
+    facts = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**facts, "sha256": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
 
 
 def read_manifest(folder: str | os.PathLike, made_by: str, verify: bool = False) -> dict:
     """A folder's manifest; ArtefactError (run `made_by`) where it or a file is missing, or differs in size or, if `verify`, hash."""
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST, made_by)
-    as_written = isinstance(manifest, dict) and _as_json(manifest) == (folder / MANIFEST).read_bytes()  # to the last digit
-    if not as_written or manifest.pop("sha256", None) != _seal(manifest) or "files" not in manifest:
+    if not isinstance(manifest, dict) or _as_json(_sealed(manifest)) != (folder / MANIFEST).read_bytes():  # to the last digit
         raise ArtefactError(f"{folder / MANIFEST} is damaged; run {made_by} again.")
     for name, facts in manifest["files"].items():
         file = folder / name
@@ -145,22 +142,11 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
     return [f"{name} {recorded.get(name)} there, {value} here" for name, value in wanted.items() if recorded.get(name) != value]
 
 
-def refuse_another_run(config, corpus: bool = True, pairs: bool = True, training: bool = False) -> None:
-    """Raise ArtefactError where `config.out` holds checkpoints and their corpus, pairs or training had other settings than these."""
-    if not (checkpoints := sorted(config.folder("checkpoints").glob(f"*/{MANIFEST}"))):
-        return
-    differs = []
-    for asked, path, names in (
-        (corpus, config.folder("corpus") / "report.json", CORPUS_SETTINGS),
-        (pairs, config.folder("pairs") / MANIFEST, PAIRS_SETTINGS),
-        (training, checkpoints[-1], FIXED_SETTINGS),
-    ):
-        if asked and path.exists():
-            # a damaged checkpoint is passed over, when training goes on
-            with contextlib.suppress(ArtefactError if path is checkpoints[-1] else ()):
-                differs += differences(read_json(path, "the notebooks")["config"], config.part(names))
-    if differs:
-        raise ArtefactError(f"{config.out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete it.")
+def refuse_another_run(config, record: Path, names: tuple[str, ...]) -> None:
+    """Raise ArtefactError where `config.out` holds checkpoints, and `record`, a file of their corpus or pairs, other settings."""
+    if record.exists() and any(config.folder("checkpoints").glob(f"*/{MANIFEST}")):
+        if differs := differences(read_json(record, "the notebooks")["config"], config.part(names)):
+            raise ArtefactError(f"{config.out} holds a run trained otherwise ({'; '.join(differs)}): choose another --out, or delete it.")
 
 
 def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:

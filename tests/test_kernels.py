@@ -14,7 +14,7 @@ from helpers.models import kernels
 from helpers.models.sgns import PlainSGNS
 from helpers.pairs import noise
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically, rounded, to_float32
-from helpers.rows.optimizers import new_state, rowwise_adagrad
+from helpers.rows.optimizers import new_state, update
 from helpers.training.engines import KernelEngine, new_tables
 
 RATE = 0.05
@@ -57,7 +57,7 @@ def judged(steps, K, target, context, optimizer):
                 if optimizer == "sgd":
                     own -= RATE * embedding.weight.grad[touched]
                 else:
-                    rowwise_adagrad(own, embedding.weight.grad[touched], {"sums": state}, RATE)
+                    update("rowwise_adagrad", own, embedding.weight.grad[touched], {"sums": state}, RATE)
                 embedding.weight[touched], total[touched] = own, state
     return plain.target.weight.detach().numpy(), plain.context.weight.detach().numpy(), *(total.numpy() for total in sums)
 

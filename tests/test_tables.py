@@ -16,7 +16,7 @@ from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
 from helpers.rows.files import empty_table
 from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work, measured, probe_rows
+from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
 from helpers.training.plan import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes
@@ -32,10 +32,8 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(torch_engine, "CHUNK", C)
 
 
-def engine_of(
-    optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, files=None, kept=0, ahead=False, **given
-) -> TorchEngine:
-    """An engine on a small random graph, whose batches are full of duplicates; `hot` rows in device memory, `kept` of `files`' in RAM."""
+def engine_of(optimizer="rowwise_adagrad", dtype=torch.float32, device="cpu", hot=0, files=None, ahead=False, **given) -> TorchEngine:
+    """An engine on a small random graph, whose batches are full of duplicates; `hot` rows in device memory."""
     indptr, contexts = random_pairs(np.random.default_rng(0), N, 200)
     settings = {"dimensions": D, "negatives": K, "shared_negatives": S, "batch_pairs": B, "seed": 1, "block_pairs": 150}
     row_type = str(dtype).split(".")[-1]
@@ -48,7 +46,7 @@ def engine_of(
         table.copy_(torch.randn(N, D, generator=generator) * 0.3)
     row = D * dtype.itemsize + sum(values[:1].nbytes for values in new_state(optimizer, 1, D).values())
     noise = alias_table(np.maximum(np.diff(indptr), 1), 0.75)
-    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, ram=kept * row, ahead=ahead, **given)
+    return TorchEngine(c, indptr, contexts, noise, *tables, gpu=hot * row, ahead=ahead, **given)
 
 
 def train(engine: TorchEngine, epochs: int = 2, rate: float = RATE) -> list[torch.Tensor]:
@@ -69,7 +67,7 @@ class Plainly:
         self.rows, self.trained = {}, {}
         self._step, engine._train = engine._train, self.train
 
-    def train(self, batch, before, rate, seed):
+    def train(self, batch, rate, seed):
         targets, contexts = (batch.rows[i].ids[batch[i]].cpu() for i in range(2))
         negatives = batch.rows[1].ids[batch.negatives].cpu()
         chunk = torch.arange(len(targets)) // -(-len(targets) // len(negatives))
@@ -81,7 +79,7 @@ class Plainly:
         ):
             for row in touched.unique().tolist():
                 self.step(i, row, table.weight.data, table.weight.grad[row], rate)
-        self._step(batch, before, rate, seed)
+        self._step(batch, rate, seed)
 
     def step(self, i, row, table, gradient, rate):
         if self.optimizer in STOCK:
@@ -125,10 +123,10 @@ def test_where_rows_live_changes_nothing(optimizer, dtype, small_chunks):
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize(("hot", "kept"), [(0, 0), (0, 30), (30, 0), (30, 20), (30, 90), (N, 20), (2 * N, 0)])
-def test_rows_of_files_train_as_in_memory(hot, kept, ahead, small_chunks, tmp_path):
-    """Spans in device memory, in RAM and in files: the same bits, and all of them in the files after a flush."""
-    judge, engine = engine_of("adam", torch.bfloat16), engine_of("adam", torch.bfloat16, hot=hot, kept=kept, ahead=ahead, files=tmp_path)
+@pytest.mark.parametrize("hot", [0, 30, N, N + 20, 2 * N])
+def test_rows_of_files_train_as_in_memory(hot, ahead, small_chunks, tmp_path):
+    """Spans in device memory and in files: the same bits, and all of them in the files after a flush."""
+    judge, engine = engine_of("adam", torch.bfloat16), engine_of("adam", torch.bfloat16, hot=hot, ahead=ahead, files=tmp_path)
     for ours, expected in zip(train(engine), train(judge), strict=True):
         assert torch.equal(ours, expected)
     for name, table in (("target", judge.target), ("context", judge.context)):
@@ -273,13 +271,6 @@ def test_kernels_that_do_not_work_are_told_once(capsys):
     kernels_work.cache_clear()
     assert not kernels_work("cuda") and not kernels_work("cuda") and not kernels_work("cpu")
     assert capsys.readouterr().out.count("Triton's kernels do not work here") == 1
-    assert transfer.fastest("cpu") == "copies"
-
-
-def test_each_way_of_moving_rows_is_measured():
-    rates = measured({"copies": PinnedRows(probe_rows(1000, 8)), "kernels": PinnedRows(probe_rows(1000, 8))})
-    assert list(rates) == ["copies"], "a way that is not to be had is left out"
-    assert all(rate > 0 for rate in rates["copies"])
 
 
 @pytest.mark.parametrize(

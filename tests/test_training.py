@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.artefacts import refuse_another_run
 from helpers.config import ROOT
 from helpers.corpus.build import build_corpus
 from helpers.errors import ArtefactError, TrainingError
@@ -261,17 +260,6 @@ def test_another_runs_checkpoint_is_refused_and_named(run):
     with pytest.raises(ArtefactError, match="other training pairs"):
         newest_checkpoint(c, {**pairs.fingerprint, "contexts.npy": "0"})
     assert sorted(os.listdir(c.folder("checkpoints"))) == before
-
-
-def test_other_settings_are_refused_before_anything_is_made_again(run):
-    c, pairs = run(epochs=1)
-    train(c, pairs)
-    refuse_another_run(dataclasses.replace(c, epochs=3), training=True)
-    other = dataclasses.replace(c, dimensions=16)
-    with pytest.raises(ArtefactError, match=r"trained otherwise \(dimensions 8 there, 16 here\): choose another --out"):
-        refuse_another_run(other, training=True)
-    (c.folder("checkpoints") / "000000004" / "manifest.json").write_text("")
-    refuse_another_run(other, training=True)  # nothing whole to lose
 
 
 def test_no_checkpoint_yet(run):

@@ -19,7 +19,6 @@ MOUNT = Path(os.environ.get("COLAB_DRIVE_MOUNT", "/content/drive"))
 _one_at_a_time = threading.Lock()  # a cell that is stopped and run again may still have a copy in hand
 SPARE_BYTES = 50_000_000  # left free beside what is copied
 REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "there is no space left; empty Drive's Trash or take a smaller form, then run again")
-REFUSALS[errno.EEXIST] = "it is a file, but a folder is needed to keep things in; choose another DRIVE_FOLDER"
 REFUSALS[errno.ENOTCONN] = "Drive is not connected any more; mount it again (run this notebook's cells from the top)"
 DRIVE_LINK = re.compile(r"drive\.google\.com/.*?(?:folders/|[?&]id=)([\w-]{10,})")
 
@@ -148,10 +147,6 @@ def open_finished(place: str, downloads: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         from_drive("download_folder", place, ArtefactError, id=found[1], output=f"{folder}{os.sep}")
         folder = next((path.parent for path in sorted(folder.rglob(MANIFEST))), folder)
-    if not folder.is_dir():
-        raise ArtefactError(f"{place} is not a folder; give the folder that holds the embeddings' manifest.json.")
-    if not (folder / MANIFEST).exists():
-        raise ArtefactError(f"{folder} holds no {MANIFEST}; give one of the folders that notebook 06 made, or download it again.")
     read_manifest(folder, "the export (notebook 06), or the download,", verify=True)
     return folder
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from helpers import __version__
-from helpers.artefacts import MANIFEST, finished, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
+from helpers.artefacts import MANIFEST, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
@@ -42,10 +42,7 @@ def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dic
     parts = ("_int8", "_scales") if form == "int8" else ("",)
     arrays = [[map_array(folder / f"{name}{part}.npy", NOTEBOOK) for part in parts] for name in ("target", "context")]
     tables = [ReadThrough(dequantised, *of_one) if form == "int8" else of_one[0] for of_one in arrays]
-    papers = pa.parquet.read_table(folder / "papers.parquet")
-    if not len(papers) == len(tables[0]) == len(tables[1]) == manifest["shape"][0]:
-        raise ArtefactError(f"{folder} mixes two runs: {len(papers):,} papers, {len(tables[0]):,} vectors; export or download it again.")
-    return papers, *tables, manifest
+    return pa.parquet.read_table(folder / "papers.parquet"), *tables, manifest
 
 
 @dataclasses.dataclass
@@ -90,12 +87,8 @@ class Answer:
         # metrics: those of reach 0
         if self.pairs is None:
             return Path(self.where)
-        facts = {**self.facts, "metrics": metrics}
-        if finished(folder, facts):
-            print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
-        else:
-            tables = {"target": self.target, "context": self.context}
-            write_form(folder, "npy_float16", tables, with_rows(self.papers), {"dtype": "float16", **facts})
+        tables, facts = {"target": self.target, "context": self.context}, {"dtype": "float16", **self.facts, "metrics": metrics}
+        write_form(folder, "npy_float16", tables, with_rows(self.papers), facts)
         return folder
 
 

@@ -23,21 +23,17 @@ RECALL_QUERIES = 500
 
 
 def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
-    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError where a value is not a finite number
+    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError for values that float16 cannot hold, either
     for first in range(0, len(table), CHUNK_ROWS):
         rows = np.asarray(table[first : first + CHUNK_ROWS], np.float32)
-        if not np.isfinite(rows).all():
-            raise ArtefactError(f"Rows {first:,} to {first + len(rows):,} hold values that are not numbers; train again with a lower rate.")
+        if not (np.abs(rows) <= 65_504).all():
+            found = f"Rows {first:,} to {first + len(rows):,} hold values that are not numbers or beyond 65,504"
+            raise ArtefactError(f"{found}; train again with a lower rate.")
         yield rows
 
 
 def _as_float16(rows: np.ndarray) -> np.ndarray:
-    # float32 (n, D) as float16; raises ArtefactError where a value is beyond 65,504
-    with np.errstate(over="ignore"):
-        half = rows.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ArtefactError("A row has a value beyond 65,504, which float16 cannot hold; export float32 instead.")
-    return half
+    return rows.astype(np.float16)
 
 
 def quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +124,12 @@ class _Form(NamedTuple):
 
 
 def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
-    """Write `folder`: the tables in a form, papers.parquet (but for the projector), and a manifest with the facts, form and shape."""
+    """Write `folder`, unless it holds them: tables in a form, papers.parquet (not the projector's), and a manifest; ArtefactError."""
+    # facts: for the manifest, beside form and shape
+    if finished(folder, {**facts, "form": form}):
+        print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
+        return
+    check_space(folder.parent, FORMS[form].bytes(*tables["target"].shape))
     with new_folder(folder) as new:
         rows = FORMS[form].write(new, tables, papers) or len(papers)
         if form != "projector":
@@ -174,10 +175,8 @@ def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None =
 
 def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
     """Bytes that each form of two N x D tables will take, about (the projector's: of its points); raises ConfigError for other forms."""
-    if isinstance(forms, str) or not forms:
+    if isinstance(forms, str) or not forms or not set(forms) <= set(FORMS):
         raise ConfigError(f"FORMS = {forms!r} must be a list of at least one form; choose among {', '.join(FORMS)}.")
-    if unknown := [form for form in forms if form not in FORMS]:
-        raise ConfigError(f"Form {unknown[0]!r} does not exist; choose among {', '.join(FORMS)}.")
     return {form: FORMS[form].bytes(N, D) for form in forms}
 
 
@@ -185,10 +184,6 @@ def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], pap
     """Write `out/FORM/` of the "target" and "context" tables, float (N, D), for each form; ArtefactError where the disk has no room."""
     # papers: row, paper_id, title, year, degree; facts: for the manifests
     out.mkdir(parents=True, exist_ok=True)
-    missing = [form for form in forms if not finished(out / form, {**facts, "form": form})]
-    if there := [form for form in forms if form not in missing]:
-        print(f"Written before from these very vectors: {', '.join(there)}", flush=True)
-    check_space(out, sum(sizes(forms, *tables["target"].shape)[form] for form in missing))
-    for form in missing:
+    for form in forms:
         write_form(out / form, form, tables, papers, facts)
     return [out / form for form in forms]

@@ -72,7 +72,7 @@ def _sort(indptr, contexts):
 
 def build_pairs(config: Config) -> dict:
     """Write `out/pairs/`; returns the manifest. ArtefactError: the corpus is missing. ConfigError: nothing is left to train on."""
-    refuse_another_run(config, corpus=False)
+    refuse_another_run(config, config.folder("pairs") / "manifest.json", PAIRS_SETTINGS)
     papers, indptr, cited, report = open_corpus(config, ["year"])
     made_of = {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}
     if finished(config.folder("pairs"), made_of):

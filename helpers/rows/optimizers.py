@@ -11,17 +11,8 @@ FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so th
 STOCK = {name.lower(): kind for name, kind in vars(torch.optim).items() if name.lower() in RATES and isinstance(kind, type)}
 
 
-def rowwise_adagrad(rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
-    """Adagrad with one sum a row, state["sums"] float32 (U,), as FBGEMM's EXACT_ROWWISE_ADAGRAD; rows, gradient: float32 (U, D)."""
-    state["sums"] += gradient.square().mean(dim=1)
-    rows.sub_(gradient * (learning_rate / state["sums"].sqrt()).unsqueeze(1))
-
-
-def stock(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
-    """A step of an optimiser of torch.optim on the rows of a batch, each with a step count, and so a bias correction, of its own.
-
-    rows, gradient: float32 (U, D); state: what `new_state` makes, of these rows; all but gradient are updated.
-    """
+def _update_by_torch(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
+    # Each row has a step count, and so a bias correction, of its own.
     # Rows whose values of the whole row (step count, ...) are the same are one parameter; a row's first state is the optimiser's own.
     of_rows, of_values = ([name for name in state if state[name].dim() == dim] for dim in (1, 2))
     alike, group = torch.unique(torch.stack([state[name] for name in of_rows], dim=1), dim=0, return_inverse=True)
@@ -44,12 +35,13 @@ def stock(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dic
 
 def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
     """One step of the optimiser on rows float32 (U, D) with their summed gradients float32 (U, D) and state; in place."""
-    if optimizer in STOCK:
-        stock(optimizer, rows, gradient, state, learning_rate)
-    elif optimizer == "sgd":
+    if optimizer == "sgd":
         rows.sub_(gradient, alpha=learning_rate)
+    elif optimizer == "rowwise_adagrad":  # one sum a row, as FBGEMM's EXACT_ROWWISE_ADAGRAD
+        state["sums"] += gradient.square().mean(dim=1)
+        rows.sub_(gradient * (learning_rate / state["sums"].sqrt()).unsqueeze(1))
     else:
-        rowwise_adagrad(rows, gradient, state, learning_rate)
+        _update_by_torch(optimizer, rows, gradient, state, learning_rate)
 
 
 def new_state(optimizer: str, N: int, D: int) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Tables whose rows are in several places: in spans, the hottest in device memory, others visiting batch by batch; or a part in memory."""
+"""Tables whose rows are in several places: the hottest in device memory, others visiting batch by batch; or a part in memory."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ from helpers.pairs.blocks import part_rows
 from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.transfer import PinnedRows, kernels_work
 
 
 @dataclasses.dataclass
@@ -19,39 +19,28 @@ class Working:
 
     ids: torch.Tensor
     parts: dict[str, torch.Tensor]
-    going: torch.Tensor = ...  # which are written home: all but those that the next batch has, too
     ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
-    mine: torch.Tensor | None = None  # which of these come from the batch before instead, and
-    theirs: torch.Tensor | None = None  # which they are there
+    shared: tuple | None = None  # the batch before, which of these come from it instead, and which they are there
 
 
 class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
     rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
-    `flush`. mapped: rows are a file's, the next `kept` are copied to host memory. ahead: a batch's rows travel while others are trained.
+    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained.
     """
 
     # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
-    # never goes home in between). Nothing checks ids: the engine has, once.
+    # is handed on between them). Nothing checks ids: the engine has, once.
 
-    def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, kept=0, direct=None):
-        self.device, self.optimizer, kept = torch.device(device), optimizer, kept if mapped else 0
+    def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, direct=None):
+        self.device, self.optimizer = torch.device(device), optimizer
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
-            read_ahead(as_stored(rows), slice(0, hot + kept))
-        self._spans = []  # (first row, what holds the span's rows and their state), one after the other
-        if hot:
-            held = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
-            self._spans.append((0, {name: PinnedRows(part, device, direct=False) for name, part in held.items()}))
-        if cold := hot < len(rows):
-            home = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in self.home.items()}
-            if kept:
-                held = torch.from_numpy(aligned_empty((kept, rows[:1].nbytes), np.uint8)).view(rows.dtype).copy_(rows[hot : hot + kept])
-                self._spans.append((hot, {**home, "rows": PinnedRows(held, device, direct, first=hot)}))
-            if hot + kept < len(rows):
-                self._spans.append((hot + kept, home))
-        self._firsts = torch.tensor([first for first, _ in self._spans[1:]], dtype=torch.int64, device=self.device)
+            read_ahead(as_stored(rows), slice(0, hot))
+        cold, self._hot = hot < len(rows), hot
+        self._held = {name: PinnedRows(part[:hot].to(self.device, copy=True), device, direct=False) for name, part in self.home.items()}
+        self._at_home = {name: PinnedRows(part, device, cold and direct, mapped and name == "rows") for name, part in self.home.items()}
         self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
         self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
@@ -66,23 +55,22 @@ class Table:
         if before:
             place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
             shared = before.ids[place] == ids
-            working.mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
-            working.theirs = place[working.mine]
-            stay = torch.zeros(len(before.ids), dtype=torch.bool, device=self.device).index_fill_(0, working.theirs, True)
-            before.going = (~stay).nonzero().flatten()
+            mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
+            working.shared = before, mine, place[mine]
         leaving, self._leaving = self._leaving, None
         self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
 
-    def arrive(self, working: Working, before: Working | None = None) -> torch.Tensor:
-        """Wait for rows asked for, `before` having been trained; returns them, as stored (U, D), to be read until `train`."""
+    def arrive(self, working: Working) -> torch.Tensor:
+        """Wait for rows asked for, those before them having been trained; returns them, as stored (U, D), to be read until `train`."""
         if working.ready:
             working.ready.result()
         else:
             self._fetch(working)
-        if working.mine is not None:
+        if working.shared:
+            (before, mine, theirs), working.shared = working.shared, None
             for name, part in working.parts.items():
-                part[working.mine] = before.parts[name][working.theirs]
+                part[mine] = before.parts[name][theirs]
         return working.parts["rows"]
 
     def train(self, working: Working, gradient: torch.Tensor, learning_rate: float, seed: int) -> None:
@@ -111,10 +99,8 @@ class Table:
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
         self._settle()
-        for _, holders in self._spans:
-            for name, held in holders.items():
-                if held.rows is not self.home[name]:
-                    self.home[name][held.first : held.first + len(held.rows)].copy_(held.rows)
+        for name, held in self._held.items():
+            self.home[name][: self._hot].copy_(held.rows)
 
     def _settle(self) -> None:
         # what was trained last goes home, too
@@ -146,17 +132,15 @@ class Table:
             part[new] = out
 
     def _send_home(self, working: Working) -> None:
-        spans = self._by_span(working.ids[working.going])
+        spans = self._by_span(working.ids)
         for name, part in working.parts.items():
-            held = part[working.going]
             for holders, ids, where in spans:
-                holders[name].scatter(ids, held[where])
+                holders[name].scatter(ids, part[where])
 
     def _by_span(self, ids: torch.Tensor) -> list[tuple[dict[str, PinnedRows], torch.Tensor, slice]]:
-        # (what holds them, which, where they are among `ids`), span by span; ids: ascending
-        bounds = [0, *torch.searchsorted(ids, self._firsts).tolist(), len(ids)]
-        spans = zip(self._spans, bounds[:-1], bounds[1:], strict=True)
-        return [(holders, ids[first:last], slice(first, last)) for (_, holders), first, last in spans]
+        # (what holds them, which, where they are among `ids`): on the device, and at home; ids: ascending
+        first = int(torch.searchsorted(ids, self._hot))
+        return [(self._held, ids[:first], slice(0, first)), (self._at_home, ids[first:], slice(first, len(ids)))]
 
 
 def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor | None, learning_rate: float, seed: int) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import mmap
-import timeit
 import weakref
 
 import numpy as np
@@ -17,7 +16,6 @@ from helpers.rows.bfloat16 import as_stored
 SLICE = 1 << 30  # bytes locked at a time
 PORTABLE, MAPPED = 1, 2  # of cudaHostRegister: locked for all contexts, and readable by kernels
 TILE = 2048  # words that one program of a kernel moves
-PROBE = 1 << 17, 128  # float32 rows that transfers are measured with: SpeedTorch's
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -31,23 +29,21 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 class PinnedRows:
     """Rows of any type in one memory, used in place, that a device reads (`gather`) and writes (`scatter`) by their ids.
 
-    rows: (N, ...), contiguous, in host memory or on the device itself, the first with the id `first`; direct: kernels move them, through
-    pages locked here, where they begin at a page (on a CPU, what Triton's interpreter runs); None = what `fastest` measured; mapped: rows
-    are a file's, read ahead before they are asked for one by one.
+    rows: (N, ...), contiguous, in host memory or on the device itself; direct: kernels move them, through pages locked here, where they
+    begin at a page (on a CPU, what Triton's interpreter runs), None = where kernels work; mapped: rows are a file's, read ahead.
     """
 
-    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False, first: int = 0):
-        self.rows, self.device, self.mapped, self.first, self._staging = rows, torch.device(device), mapped, first, None
+    def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False):
+        self.rows, self.device, self.mapped = rows, torch.device(device), mapped
         lockable = not mapped and rows.data_ptr() % mmap.PAGESIZE == 0 and len(rows) > 0
-        self.direct = lockable and (fastest(str(device)) == "kernels" if direct is None else direct)
+        self.direct = lockable and (kernels_work(str(device)) if direct is None else direct)
         if self.direct and self.device.type == "cuda":
             if locked := _lock(rows):
                 self.release = weakref.finalize(self, _unlock, locked)
             self.direct = bool(locked)
 
     def gather(self, ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """out[i] = the row with the id ids[i]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
-        ids = ids - self.first
+        """out[i] = rows[ids[i]]; ids: int64 (n,), out: (n, ...) of the rows' type, both on the device. Returns out."""
         if self.mapped:
             read_ahead(as_stored(self.rows), ids.cpu().numpy())
         if self.direct:
@@ -55,23 +51,21 @@ class PinnedRows:
         elif self.rows.device.type == self.device.type:
             torch.index_select(self.rows, 0, ids, out=out)
         else:
-            out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=self._staged(len(ids))), non_blocking=True)
-            torch.cuda.current_stream().synchronize()  # before the staging buffer is used again
+            out.copy_(torch.index_select(self.rows, 0, ids.cpu(), out=_staging(out)), non_blocking=True)
         return out
 
     def scatter(self, ids: torch.Tensor, held: torch.Tensor) -> None:
-        """The row with the id ids[i] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
-        ids = ids - self.first
+        """rows[ids[i]] = held[i]; ids, all different: int64 (n,), held: (n, ...) of the rows' type, both on the device."""
         if self.direct:
             move_rows(self.rows, ids, held, back=True)
         else:
-            here = held if self.rows.device.type == self.device.type else self._staged(len(ids)).copy_(held)
+            here = held if self.rows.device.type == self.device.type else _staging(held).copy_(held)
             self.rows.index_copy_(0, ids.to(self.rows.device), here)
 
-    def _staged(self, count: int) -> torch.Tensor:
-        if self._staging is None or len(self._staging) < count:
-            self._staging = torch.empty((count, *self.rows.shape[1:]), dtype=self.rows.dtype, pin_memory=True)
-        return self._staging[:count]
+
+def _staging(held: torch.Tensor) -> torch.Tensor:
+    # A buffer of torch's pinned memory, which is given out again when the copies from it are done
+    return torch.empty_like(held, device="cpu", pin_memory=True)
 
 
 def as_words(rows: torch.Tensor) -> torch.Tensor:
@@ -129,45 +123,7 @@ def kernels_work(device: str) -> bool:
     try:
         held, rows = torch.empty(3, 5, device=device), torch.rand(7, 5, device=device)
         move_rows(rows, torch.tensor([6, 0, 3], device=device), held)
-        if torch.equal(held, rows[[6, 0, 3]]):
-            return True
-        reason = "a row came out wrong"
+        return torch.equal(held, rows[[6, 0, 3]])
     except Exception as error:  # whatever a compiler says: torch can do the same
-        reason = in_a_line(error)
-    print(f"Triton's kernels do not work here ({reason}): torch does their work, slower.")
-    return False
-
-
-def measured(ways: dict[str, PinnedRows]) -> dict[str, tuple[float, float]]:
-    """GB a second to and from the device, by each way of moving random rows, the best of three; without ways that are not to be had."""
-    rates = {}
-    for name, way in ways.items():
-        ids = torch.randperm(len(way.rows), generator=torch.Generator().manual_seed(0))[: PROBE[0]].to(way.device)
-        held = torch.empty((len(ids), *way.rows.shape[1:]), dtype=way.rows.dtype, device=way.device)
-        seconds = _seconds(way, way.gather, ids, held), _seconds(way, way.scatter, ids, held)
-        if torch.equal(held.cpu(), way.rows[ids.cpu()]) and (way.direct or name == "copies"):
-            rates[name] = tuple(held.nbytes / 1e9 / best for best in seconds)
-    return rates
-
-
-def _seconds(way: PinnedRows, move, ids, held) -> float:
-    wait = torch.cuda.synchronize if way.device.type == "cuda" else lambda: None
-    return min(timeit.repeat(lambda: (move(ids, held), wait()), wait, repeat=4, number=1)[1:])  # the first warms up
-
-
-def probe_rows(N: int = PROBE[0], D: int = PROBE[1], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Random rows (N, D) that begin at a page, to measure transfers with."""
-    rows = torch.from_numpy(aligned_empty((N, D * dtype.itemsize), np.uint8)).view(dtype)
-    return rows.copy_(torch.rand(N, D))
-
-
-@functools.cache
-def fastest(device: str) -> str:
-    """How rows travel fastest to a device and back, "kernels" or "copies": measured once, and told."""
-    if not kernels_work(device):
-        return "copies"
-    rates = measured({name: PinnedRows(probe_rows(), device, name == "kernels") for name in ("kernels", "copies")})
-    best = max(rates, key=lambda name: sum(1 / rate for rate in rates[name]) ** -1)
-    told = ", ".join(f"{name} {to:.1f} GB/s to the GPU and {back:.1f} back" for name, (to, back) in rates.items())
-    print(f"Rows travel by {best} ({told}).")
-    return best
+        print(f"Triton's kernels do not work here ({in_a_line(error)}): torch does their work, slower.")
+        return False

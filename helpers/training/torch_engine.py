@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 
 from helpers.config import Config
 from helpers.errors import TrainingError, in_a_line
-from helpers.memory import TABLES, WORK_BYTES, available_gpu, available_ram, batch_bytes, rows_in
+from helpers.memory import TABLES, available_gpu, batch_bytes, rows_in
 from helpers.models.sgns import shared_gradients
 from helpers.rows.optimizers import new_state
 from helpers.rows.tables import Table, Working
@@ -31,27 +30,26 @@ class Batch(NamedTuple):
 class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
-    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, ram: of host
-    memory for those of files, None = what is free; ahead: rows travel while others are trained; direct: by kernels, None = if faster.
+    config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
+    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work.
     """
 
-    def __init__(self, config, indptr, *tables, gpu: int | None = None, ram: int | None = None, ahead=True, direct=None, **given):
+    def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead=True, direct=None, **given):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
         self.pairs = _batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
-        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu, available_ram() - WORK_BYTES if ram is None else ram
-        self.hot, kept = (rows_in(there, N, D * self.target.itemsize + state_bytes(config), *room) for there in ("GPU memory", "RAM"))
+        room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
+        self.hot = rows_in("GPU memory", N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
-            where = self.device, self.hot[table], ahead, mapped[table], kept[table], direct
+            where = self.device, self.hot[table], ahead, mapped[table], direct
             self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
-        self._reader, self._read_ahead = ThreadPoolExecutor(1), {}
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
@@ -60,31 +58,19 @@ class TorchEngine(Engine):
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are. TrainingError where the GPU gives up."""
         with _gpu_errors_told(self):
-            targets, contexts = self._pairs(epoch, block)
+            pairs, on_gpu = map(torch.from_numpy, self.blocks.block(epoch, block)), self.device.type == "cuda"
+            targets, contexts = (ids.pin_memory().to(self.device, non_blocking=True) if on_gpu else ids for ids in pairs)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
             generator = torch.Generator(self.device).manual_seed(seed)
             order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
             parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
-            before, batch, step = None, self._ask(next(parts, None), generator), 2 * seed
+            batch, step = self._ask(next(parts, None), generator), 2 * seed
             while batch:
                 following = self._ask(next(parts, None), generator, batch)
-                self._train(batch, before, learning_rate, step)
+                self._train(batch, learning_rate, step)
                 progress(len(batch.targets))
-                before, batch = batch, following
-                step = (step + 2) & 0x7FFFFFFF
+                batch, step = following, (step + 2) & 0x7FFFFFFF
         return len(targets)
-
-    def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
-        # a block's targets and contexts, int32 (B,), on the device; the next block is read beside the training of this one
-        on_gpu = self.device.type == "cuda"
-
-        def read(block):
-            return [torch.from_numpy(ids).pin_memory() if on_gpu else torch.from_numpy(ids) for ids in self.blocks.block(epoch, block)]
-
-        reading = self._read_ahead.pop((epoch, block), None) or self._reader.submit(read, block)
-        if block + 1 < self.blocks.blocks:
-            self._read_ahead = {(epoch, block + 1): self._reader.submit(read, block + 1)}
-        return (ids.to(self.device, non_blocking=True) for ids in reading.result())
 
     def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
         if pairs is None or not len(pairs[0]):  # a block may be empty
@@ -101,10 +87,10 @@ class TorchEngine(Engine):
         B = len(pairs[0])
         return Batch(places[0], places[1][:B], places[1][B:].view(size), tuple(asked))
 
-    def _train(self, batch: Batch, before: Batch | None, learning_rate: float, seed: int) -> None:
+    def _train(self, batch: Batch, learning_rate: float, seed: int) -> None:
         B, chunks, D = len(batch.targets), len(batch.negatives), self.target.shape[1]
         more = -B % chunks  # that fill the chunks up, and count nothing
-        rows = [table.arrive(batch.rows[i], before and before.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
+        rows = [table.arrive(batch.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
         present = (torch.arange(B + more, device=self.device) < B).float().view(chunks, -1)
         looked_up = [of[torch.nn.functional.pad(ids, (0, more))].view(chunks, -1, D) for of, ids in zip(rows, batch[:2], strict=True)]
         weight = self.config.negatives / self.config.shared_negatives
