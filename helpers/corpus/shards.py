@@ -11,10 +11,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -49,7 +47,6 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if REMOTE.match(dump) else dumps.files_of((dump,)))]
     readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
-    _tell_strangers(files, readers)
     kinds = zip(files, readers, strict=True)
     schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
     late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
@@ -76,17 +73,6 @@ def discard(shards: Iterable[Path]) -> None:
         if shard.is_dir():
             (shard / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(shard, ignore_errors=True)
-
-
-def _tell_strangers(files: list, readers: list) -> None:
-    # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
-    series = defaultdict(dict)
-    for file, reader in zip(files, readers, strict=True):
-        if reader:
-            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
-    for formats in series.values():
-        if len(formats) > 1:
-            print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
 
 
 def _name(place: int, file, settings: dict | list) -> str:
