@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,11 @@ from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
-from helpers.errors import ArtefactError, DumpError, UserError
+from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
 VERSION = 5  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
-PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
 DOWNLOADS = "downloads"
@@ -85,7 +84,7 @@ def batches_of(shards: list[Path], name: str, mapped: bool = True) -> Iterator[p
 def _read_all(todo: list, settings: dict) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
-        if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
+        if len(todo) > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
             _read_in_processes(todo, settings, bar)
         else:
             for file, shard in todo:
@@ -93,42 +92,25 @@ def _read_all(todo: list, settings: dict) -> None:
 
 
 def _read_in_processes(todo: list, settings: dict, bar) -> None:
-    # Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done,)) as pool:
-        pending = {pool.submit(write_shard, file, shard, settings, _count_in_worker) for file, shard in todo}
+    # Read files two at a time, each by a new interpreter: a fork of a process with threads may hang
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
         try:
-            while pending:
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                bar.update(done.value - bar.n)
-                for future in finished:
-                    future.result()
-        except BaseException as error:
-            # where one file is bad, the other one is read to its end, which the next run will not have to do
-            for process in () if isinstance(error, UserError) else list(pool._processes.values()):
+            for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
+                bar.update(future.result())
+        except BrokenExecutor as error:
+            killed = "A process that read the dump was killed, most likely for want of memory"
+            raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
+        finally:  # after an error or Ctrl-C, nothing goes on
+            for process in list(pool._processes.values()):
                 process.terminate()
-            pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenExecutor):
-                killed = "A process that read the dump was killed, most likely for want of memory"
-                raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
-            raise
 
 
-def _start_worker(done) -> None:
-    global _done
-    _done = done
-    leave_with_parent = lambda: multiprocessing.parent_process().join() or os._exit(1)  # noqa: E731
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+def _leave_with_parent() -> None:
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
 
-def _count_in_worker(count: int) -> None:
-    with _done.get_lock():
-        _done.value += count
-
-
-def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_bytes=lambda count: None) -> None:
-    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError."""
+def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_bytes=lambda count: None) -> int:
+    """Read one file and write its shard, whole or not at all; returns the file's bytes. Raises DumpError, ArtefactError."""
     # settings: READING_SETTINGS; on_bytes: progress
     report, files, path = Report(), [file], None
     if isinstance(file, Shard):
@@ -149,6 +131,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_by
         write_json(folder / MANIFEST, vars(report))
     if path:
         path.unlink()
+    return sum(file.size for file in files)
 
 
 class _Writer:
