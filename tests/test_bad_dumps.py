@@ -52,7 +52,7 @@ def test_a_gzip_cut_anywhere_is_refused(tmp_path):
     for cut in range(1, len(first + second)):
         path.write_bytes((first + second)[:cut])
         if cut != len(first):  # there the file is whole: nothing says that more should follow
-            assert "cut off" in (sentence := refused(path)) or "is not a gzip file" in sentence
+            assert ("cut off" if cut > 1 else "no citation dump of a known format") in refused(path)
     path.write_bytes(first + second[:-1])
     assert refused(path) == f"{path} is cut off in the middle, at byte {len(first + second) - 1:,}; download it again."
 
@@ -340,10 +340,10 @@ WRONG_TABLES = {
     ("citing,year", "a,1"): "expected the columns citing,cited",
     ("id,year", "a,1"): "expected the columns citing,cited",
     ("citing,cited,citing", "a,b,c"): "has more than one column 'citing'",
-    ("x" * 200_000, "a"): "this is no citation dump of a known format",
-    ("\x1c", "a"): "this is no citation dump of a known format",
+    ("x" * 200_000, "a"): "is no citation dump of a known format",
+    ("\x1c", "a"): "is no citation dump of a known format",
     ("\ufeff", "a"): "none of the first 200 lines is a record of a known format",
-    ("a\0,b\x01", "1,2"): "this is no citation dump of a known format",
+    ("a\0,b\x01", "1,2"): "is no citation dump of a known format",
 }
 
 

@@ -18,7 +18,7 @@ from isal.igzip import IGzipFile
 
 from helpers.config import REMOTE
 from helpers.corpus import ancestor, tables
-from helpers.corpus.json_lines import AMINER_READ, AMINER_UNREAD, BAD_LINE, BLANK, JSON_FORMATS, json_batches
+from helpers.corpus.json_lines import BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
@@ -129,23 +129,13 @@ def reader_of(file: DumpFile):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
-            head = first + stream.read(1 << 16)
-            if file.path.suffix == ".gz" and not isinstance(stream, IGzipFile):
-                raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
         if reader := BINARY_FORMATS.get(first[:4]):
             if packed:
                 raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
             return reader(file)
-        if file.path.suffix.lower() in ancestor.PICKLES:
-            raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
-        try:
-            if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
-                return _json_format(file)
-            return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
-        except DumpError:
-            if AMINER_UNREAD.search(head):
-                raise DumpError(f"{file} {AMINER_READ}") from None
-            raise
+        if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
+            return _json_format(file)
+        return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
 
 
 def _json_format(file: DumpFile):
@@ -155,7 +145,7 @@ def _json_format(file: DumpFile):
                 record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK), type=dict)
                 if readers := [reader for reader in JSON_FORMATS if reader.recognises(record)]:
                     return readers[0]
-    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
+    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP v10, v11, v12 or v14)"
     raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 
 
