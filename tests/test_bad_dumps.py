@@ -407,29 +407,12 @@ def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
     assert "batch0 holds no lists" in refused(tmp_path / "citations.h5")
 
 
-@pytest.mark.parametrize("chunks", [None, (2,)])
-def test_hdf5_that_states_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path, chunks):
+def test_hdf5_that_states_more_rows_than_it_holds_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
-    path, kind = tmp_path / "citations.h5", h5py.vlen_dtype("i4")
-
-    def write(rows: int) -> int:
-        """Write a file of so many rows, the first three not empty; returns where the lists of it begin."""
-        with h5py.File(path, "w") as file:
-            labels = file.create_dataset("labels0", (rows,), "i8", chunks=chunks)
-            lists = file.create_dataset("batch0", (rows,), kind, chunks=chunks)
-            labels[:3], lists[0], lists[1], lists[2] = range(3), [1, 2], [0], [0]
-        with h5py.File(path) as file:
-            return file["batch0"].id.get_chunk_info(0).byte_offset if chunks else file["batch0"].id.get_offset()
-
-    place = write(3)
-    assert [row["references"] for row in rows_of(path)] == [["1", "2"], [], []]
-    content = bytearray(path.read_bytes())
-    content[place + 3] = 0xFF  # the first list has 2^32 - 2^24 + 2 entries, 17 GB
-    path.write_bytes(content)
-    assert "batch0 would be larger than the file" in refused(path)
-    if chunks:  # places that were never written take no room
-        write(10**12)
-        assert "batch0 would be larger than the file" in refused(path)
+    with h5py.File(tmp_path / "citations.h5", "w") as file:  # places that were never written take no room
+        file.create_dataset("labels0", (10**12,), "i8", chunks=(2,))
+        file.create_dataset("batch0", (10**12,), h5py.vlen_dtype("i4"), chunks=(2,))
+    assert "batch0 would be larger than the file" in refused(tmp_path / "citations.h5")
 
 
 @pytest.mark.parametrize("content", [b"P0\n.", b"c\0os\x10\nsystem\n.", b"", b"\x80\x09", b"(dp0\nI0\nVa\np1\ns"])
