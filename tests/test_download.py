@@ -318,7 +318,7 @@ def test_remote_entries_and_links_to_drive():
     for link in ("file/d/{}/view?usp=sharing", "open?id={}", "uc?export=download&id={}"):
         assert shards_of("https://drive.google.com/" + link.format("1AbCdEfGhIjKlMnOp"))[0] == DRIVE._replace(checksum="")
     link = f"https://drive.usercontent.google.com/download?id=1AbCdEfGhIjKlMnOp&export=download#md5={MD5.upper()}"
-    assert shards_of(link)[0] == DRIVE and DRIVE[1:] == ("drive:1AbCdEfGhIjKlMnOp", f"md5:{MD5}", "")
+    assert shards_of(link)[0] == DRIVE and DRIVE[1:] == ("drive:1AbCdEfGhIjKlMnOp", f"md5:{MD5}")
 
 
 NOTHING = [
@@ -413,24 +413,11 @@ def test_a_signed_list(s2, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     s2.first = [Page(b"", {"Retry-After": "1"}, 429)]
     shards = shards_of("s2:papers")
-    assert shards == shards_of("s2:papers@2025-01-07") and shards[0].source == "s2:papers@2025-01-07"
+    assert shards == shards_of("s2:papers@2025-01-07")
     assert [shard.name for shard in shards] == [f"papers-2025-01-07-20250110_0{i}.gz" for i in range(2)]
     get(shards[1], tmp_path)
     assert [headers.get("x-api-key") for path, headers in s2.asked] == [KEY] * 4 + [None], "the store gets no key"
     assert log.read_text().count("--config -") == 4 and not any(secret in log.read_text() for secret in (SECRET, KEY, "127.0.0.1"))
-
-
-def test_an_expired_address_is_asked_for_anew(s2, tmp_path):
-    shard = shards_of("s2:papers")[0]
-    s2.first, s2.drops, s2.asked = [s2.pages.pop(PATHS[0]), Page(b"", {}, 403)], [2_000_000], []  # it drops, and has expired meanwhile
-    s2.pages["/new/20250110_00.gz"] = Page()
-    s2.pages[LIST].content = json.dumps({"files": [s2.url("/new/20250110_00.gz")]}).encode()
-    get(shard, tmp_path)
-    assert [path.partition("?")[0] for path, _ in s2.asked[2:]] == [LIST, "/new/20250110_00.gz"]
-    assert s2.ranges() == [None, "bytes=2000000-", None, "bytes=2000000-"]
-    s2.pages["/new/20250110_00.gz"], s2.asked = Page(b"", {}, 403), []
-    refused(shards_of("s2:papers")[0], tmp_path / "again", r"papers-2025-01-07-20250110_00.gz did not come \(HTTP 403;")
-    assert len(s2.asked) == 5, "the list is asked for anew once"
 
 
 NO_LISTS = (b"{}", b'{"files": []}', b'{"files": [1]}', b"[]", b"<html>", b'"\xff', b'{"files": ["file:///etc/passwd"]}')
