@@ -229,7 +229,7 @@ BROKEN = {
     "no citations": "1 papers but not one citation",
     "only self citations": r"No citation is left: 1 self citation \(subset all\)",
     "header only": "not one citation",
-    "bad parquet": "cannot be read as a table",
+    "bad parquet": "is damaged",
 }
 
 

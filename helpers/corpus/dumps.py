@@ -96,12 +96,10 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
         place = f"byte {byte():,}" if byte else ""
         if isinstance(error, EOFError):
             told = f"is cut off in the middle{place and f', at {place}'}; download it again"
-        elif isinstance(error, DAMAGED) or getattr(error, "errno", 0) is None:  # None: not the system's but a library's, about what it read
-            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); download it again"
-        elif isinstance(error, OSError):
+        elif getattr(error, "errno", None):
             told = f"cannot be read: {error.strerror}; check the path and its permissions"
-        else:
-            told = f"cannot be read as a table: {in_a_line(error)}; repair or download it again"
+        else:  # what a library says about what it read
+            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); repair or download it again"
         raise DumpError(f"{file} {told}.") from error
 
 
