@@ -219,7 +219,7 @@ def broken(tmp_path, kind: str):
 
 BROKEN = {
     "missing": "does not exist",
-    "empty folder": "is a folder without a dump's files",
+    "empty folder": "holds no dump's files",
     "zero bytes": "is empty",
     "cut off": "cut off in the middle",
     "wrong checksum": "is damaged",

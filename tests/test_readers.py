@@ -386,7 +386,7 @@ def broken_zip(path, kind: str):
 BROKEN_ZIP = {
     "climbing": r"climbs out of the archive \('../x.csv'\)",
     "climbing, as Windows writes it": "climbs out of the archive",
-    "without a dump": "is a zip archive without a dump's files",
+    "without a dump": "holds no dump's files",
     "damaged": "is damaged",
     "cut off": "is damaged",
     "encrypted": "is encrypted, password required",

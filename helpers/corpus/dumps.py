@@ -56,11 +56,10 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
                 raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
+        found = [file for path in sorted(found) for file in _members(path)]
         if not found:
-            raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
-            )
-        files += [file for path in sorted(found) for file in _members(path)]
+            raise DumpError(f"{dump} holds no dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path.")
+        files += found
     return files
 
 
@@ -73,8 +72,6 @@ def _members(path: Path) -> list[DumpFile]:
     with _sentences(path):
         status = path.stat()
         whole = DumpFile(path, "", status.st_size, status.st_mtime_ns)
-        if not path.is_file():  # a pipe would wait for ever
-            return [whole]
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return [whole]
@@ -82,9 +79,7 @@ def _members(path: Path) -> list[DumpFile]:
     for name in sizes:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
-    if not (found := sorted(name for name in sizes if ENDINGS.search(PurePosixPath(name).name))):
-        raise DumpError(f"{path} is a zip archive without a dump's files (.jsonl, .json, .csv, .tsv, .txt or .gz); give another path.")
-    return [DumpFile(path, name, sizes[name], whole.changed) for name in found]
+    return [DumpFile(path, name, size, whole.changed) for name, size in sorted(sizes.items()) if ENDINGS.search(PurePosixPath(name).name)]
 
 
 @contextlib.contextmanager
