@@ -84,25 +84,21 @@ def batches_of(shards: list[Path], name: str, mapped: bool = True) -> Iterator[p
 def _read_all(todo: list, settings: dict) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
-        if len(todo) > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
-            _read_in_processes(todo, settings, bar)
-        else:
+        if len(todo) == 1 or (None not in sizes and sum(sizes) < WORTH_A_PROCESS):
             for file, shard in todo:
                 write_shard(file, shard, settings, bar.update)
-
-
-def _read_in_processes(todo: list, settings: dict, bar) -> None:
-    # Read files two at a time, each by a new interpreter: a fork of a process with threads may hang
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
-        try:
-            for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
-                bar.update(future.result())
-        except BrokenExecutor as error:
-            killed = "A process that read the dump was killed, most likely for want of memory"
-            raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
-        finally:  # after an error or Ctrl-C, nothing goes on
-            for process in list(pool._processes.values()):
-                process.terminate()
+            return
+        # two at a time, each by a new interpreter: a fork of a process with threads may hang
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
+            try:
+                for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
+                    bar.update(future.result())
+            except BrokenExecutor as error:
+                killed = "A process that read the dump was killed, most likely for want of memory"
+                raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
+            finally:  # after an error or Ctrl-C, nothing goes on
+                for process in list(pool._processes.values()):
+                    process.terminate()
 
 
 def _leave_with_parent() -> None:
