@@ -99,10 +99,8 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                         raise ValueError(f"batch{part} does not belong to labels{part}")
                     yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
                 on_bytes(file.size // len(parts))
-    except ImportError:
-        raise DumpError(f"{file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
     except Exception as error:  # damage shows as any of a dozen exceptions
-        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
+        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again, or pip install h5py.") from error
 
 
 @numba.njit(cache=True)
