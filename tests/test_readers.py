@@ -315,7 +315,7 @@ def test_a_broken_hdf5_gets_one_sentence(config, tmp_path, kind):
 def test_without_h5py_one_sentence_says_so(config, tmp_path, monkeypatch):
     path = write_hdf5(tmp_path / "citations.h5", LISTS)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DumpError, match="h5py.*; download it again, or pip install h5py"):
+    with pytest.raises(DumpError, match=r"h5py.*; download it again, or pip install h5py"):
         build_corpus(config(dumps=[path]))
 
 

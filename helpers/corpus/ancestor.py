@@ -20,7 +20,6 @@ from helpers.errors import DumpError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
-name, SCHEMA = "ancestor", PAPERS
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 

@@ -116,7 +116,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 
 
 def reader_of(file: DumpFile):
-    """The module or table that reads a file: its SCHEMA tells what it yields. Raises DumpError where none does, or the file is broken."""
+    """What reads a file, a module, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
     with _sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")

@@ -17,9 +17,8 @@ import pyarrow.parquet
 from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
 from helpers.errors import DumpError, in_a_line
 
-COLUMNS = {
-    name: (name,) for name in ("citing", "title", "year", "fields", "doi", "pmid", "references")
-}  # what a batch calls it -> what tables call it
+# What a batch calls a column -> what tables call it
+COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "doi", "pmid", "references")}
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
@@ -38,8 +37,6 @@ def _columns_of(header: list[str]) -> dict[str, str]:
 
 class Table:
     """A reader of one file with columns, of parquet where no header of a CSV is given: its SCHEMA is that of what it yields."""
-
-    name = "table"
 
     def __init__(self, file, header: str | None = None):
         self.delimiter = next((mark for mark in "\t;" if mark in header), ",") if header is not None else None
