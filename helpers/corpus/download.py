@@ -124,8 +124,6 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
             curl.stdin.close()
             while status // 100 != 2 and (line := curl.stdout.readline()).startswith(b"HTTP/"):  # redirects come first
                 status, head = int(line.split()[1]), parse_headers(curl.stdout)
-            if status == 206 and (not rest or any(head.get(name, known[name]) != known[name] for name in ("ETag", "Last-Modified"))):
-                status = 416
             if status == 200:  # the first time, or the server knows no ranges, or the file changed
                 known = {name: ",".join(head.get_all(name, [])) for name in NOTED.split()}
                 file.truncate(0)
