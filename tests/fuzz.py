@@ -48,8 +48,8 @@ MEMORY = 8 << 30  # bytes of address space of a child
 CHILD = ("-m", "tests.fuzz")
 AT_A_TIME = 500  # inputs a child is asked for
 SENTENCES = (  # what the classes of refused inputs are called
-    "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "is not a gzip file", "climbs out",
-    "without a dump's files", "inside an archive", "more than one column", "is a pickle", "not a pickle",
+    "is empty", "is cut off", "is damaged", "cannot be read", "expected the columns", "known format", "climbs out",
+    "holds no dump's files", "inside an archive", "more than one column", "not a pickle",
     "are malformed", "not one citation", "No citation is left",
 )  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_a_gzip_cut_anywhere_is_refused(tmp_path):
     for cut in range(1, len(first + second)):
         path.write_bytes((first + second)[:cut])
         if cut != len(first):  # there the file is whole: nothing says that more should follow
-            assert "cut off" in (sentence := refused(path)) or "is not a gzip file" in sentence
+            assert ("cut off" if cut > 1 else "no citation dump of a known format") in refused(path)
     path.write_bytes(first + second[:-1])
     assert refused(path) == f"{path} is cut off in the middle, at byte {len(first + second) - 1:,}; download it again."
 
@@ -105,7 +105,7 @@ ARCHIVES = {
     "a/../../edges.csv": "climbs out of the archive",
     "..\\edges.csv": "climbs out of the archive",
     "new\nline/edges.csv": "climbs out of the archive",
-    "notes.md": "is a zip archive without a dump's files",
+    "notes.md": "holds no dump's files",
     "dump.parquet": "is a parquet or HDF5 file inside an archive; unpack it first",
 }
 
@@ -340,10 +340,10 @@ WRONG_TABLES = {
     ("citing,year", "a,1"): "expected the columns citing,cited",
     ("id,year", "a,1"): "expected the columns citing,cited",
     ("citing,cited,citing", "a,b,c"): "has more than one column 'citing'",
-    ("x" * 200_000, "a"): "this is no citation dump of a known format",
-    ("\x1c", "a"): "this is no citation dump of a known format",
+    ("x" * 200_000, "a"): "is no citation dump of a known format",
+    ("\x1c", "a"): "is no citation dump of a known format",
     ("\ufeff", "a"): "none of the first 200 lines is a record of a known format",
-    ("a\0,b\x01", "1,2"): "this is no citation dump of a known format",
+    ("a\0,b\x01", "1,2"): "is no citation dump of a known format",
 }
 
 
@@ -407,29 +407,12 @@ def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
     assert "batch0 holds no lists" in refused(tmp_path / "citations.h5")
 
 
-@pytest.mark.parametrize("chunks", [None, (2,)])
-def test_hdf5_that_states_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path, chunks):
+def test_hdf5_that_states_more_rows_than_it_holds_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
-    path, kind = tmp_path / "citations.h5", h5py.vlen_dtype("i4")
-
-    def write(rows: int) -> int:
-        """Write a file of so many rows, the first three not empty; returns where the lists of it begin."""
-        with h5py.File(path, "w") as file:
-            labels = file.create_dataset("labels0", (rows,), "i8", chunks=chunks)
-            lists = file.create_dataset("batch0", (rows,), kind, chunks=chunks)
-            labels[:3], lists[0], lists[1], lists[2] = range(3), [1, 2], [0], [0]
-        with h5py.File(path) as file:
-            return file["batch0"].id.get_chunk_info(0).byte_offset if chunks else file["batch0"].id.get_offset()
-
-    place = write(3)
-    assert [row["references"] for row in rows_of(path)] == [["1", "2"], [], []]
-    content = bytearray(path.read_bytes())
-    content[place + 3] = 0xFF  # the first list has 2^32 - 2^24 + 2 entries, 17 GB
-    path.write_bytes(content)
-    assert "batch0 would be larger than the file" in refused(path)
-    if chunks:  # places that were never written take no room
-        write(10**12)
-        assert "batch0 would be larger than the file" in refused(path)
+    with h5py.File(tmp_path / "citations.h5", "w") as file:  # places that were never written take no room
+        file.create_dataset("labels0", (10**12,), "i8", chunks=(2,))
+        file.create_dataset("batch0", (10**12,), h5py.vlen_dtype("i4"), chunks=(2,))
+    assert "batch0 would be larger than the file" in refused(tmp_path / "citations.h5")
 
 
 @pytest.mark.parametrize("content", [b"P0\n.", b"c\0os\x10\nsystem\n.", b"", b"\x80\x09", b"(dp0\nI0\nVa\np1\ns"])
@@ -444,9 +427,7 @@ def test_pickles_that_are_not_plain_get_one_line(tmp_path, content):
 
 def test_files_that_are_none(tmp_path):
     (tmp_path / "s2.jsonl.gz").mkdir()
-    assert "is a folder without a dump's files" in refused(tmp_path / "s2.jsonl.gz")
-    os.mkfifo(tmp_path / "pipe.csv")
-    assert "is empty (0 bytes)" in refused(tmp_path / "pipe.csv")
+    assert "holds no dump's files" in refused(tmp_path / "s2.jsonl.gz")
     (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
     assert "does not exist" in refused(tmp_path / "link.csv")
     assert "too long" in refused(tmp_path / ("x" * 300))
@@ -479,15 +460,12 @@ def test_no_permission(tmp_path):
             path.chmod(mode)
 
 
-def test_shards_of_two_formats_are_read_and_told_where_their_names_are_alike(config, dump, tmp_path, capsys):
+def test_shards_of_two_formats_are_read_each_as_what_it_is(config, dump):
     works = json.dumps({"id": "https://openalex.org/W1", "title": "T", "referenced_works": ["https://openalex.org/W2"]})
     files = [dump("part_000.jsonl", s2("a", ["b"])), dump("works.jsonl", works), dump("part_010.jsonl", s2("c", ["b"]))]
     assert build_corpus(config(dumps=files))["citations"]["kept"] == 3
-    assert "different formats" not in capsys.readouterr().out
     files.append(dump("part_011.jsonl", works))
     report = build_corpus(config(dumps=files))
-    told = "Files of one series have different formats, all are read: part_000.jsonl s2_open_corpus, part_011.jsonl openalex\n"
-    assert told in capsys.readouterr().out
     assert report["citations"]["kept"] == 3 and report["papers"]["dropped"] == {"duplicate id": 1}
 
 

@@ -200,9 +200,6 @@ def broken(tmp_path, kind: str):
         whole = bytearray(gzip.compress(lines))
         whole[-6] ^= 255
         path.write_bytes(whole)
-    elif kind == "not gzip":
-        path = path.with_suffix(".jsonl.gz")
-        path.write_bytes(lines)
     elif kind == "other json":
         path.write_text('{"name": "no paper"}\n')
     elif kind == "other columns":
@@ -222,18 +219,17 @@ def broken(tmp_path, kind: str):
 
 BROKEN = {
     "missing": "does not exist",
-    "empty folder": "is a folder without a dump's files",
+    "empty folder": "holds no dump's files",
     "zero bytes": "is empty",
     "cut off": "cut off in the middle",
     "wrong checksum": "is damaged",
-    "not gzip": "is not a gzip file",
     "other json": "none of the first 200 lines is a record of a known format",
     "other columns": "expected the columns citing,cited",
     "binary": "no citation dump of a known format",
     "no citations": "1 papers but not one citation",
     "only self citations": r"No citation is left: 1 self citation \(subset all\)",
     "header only": "not one citation",
-    "bad parquet": "cannot be read as a table",
+    "bad parquet": "is damaged",
 }
 
 

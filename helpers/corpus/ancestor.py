@@ -20,7 +20,6 @@ from helpers.errors import DumpError, in_a_line
 
 MAGIC = b"\x89HDF"
 PICKLES = (".pickle", ".pkl", ".p")
-name, SCHEMA = "ancestor", PAPERS
 S2_ID = re.compile(r"[0-9a-f]{40}")
 
 
@@ -90,7 +89,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                 kind = lists.id.get_type()
                 if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
                     raise ValueError(f"batch{part} holds no lists")
-                if max(len(labels), _longest(content, lists)) > len(content):
+                if len(labels) > len(content):
                     raise ValueError(f"batch{part} would be larger than the file")
                 for first in range(0, len(labels), BATCH_RECORDS):
                     rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
@@ -99,22 +98,8 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                         raise ValueError(f"batch{part} does not belong to labels{part}")
                     yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
                 on_bytes(file.size // len(parts))
-    except ImportError:
-        raise DumpError(f"{file} is an HDF5 file, and h5py is missing; run pip install h5py.") from None
     except Exception as error:  # damage shows as any of a dozen exceptions
-        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again.") from error
-
-
-def _longest(content: np.ndarray, lists) -> int:
-    # The bytes of the longest list that a dataset states, of which HDF5's library would set all aside; 0 for compressed ones
-    # there a list is its length in 4 bytes and its place in 12; what is compressed has a checksum
-    if lists.chunks:
-        chunks = [lists.id.get_chunk_info(i) for i in range(lists.id.get_num_chunks())]
-        places = [(chunk.byte_offset, chunk.size) for chunk in chunks if not lists.compression]
-    else:
-        places = [(lists.id.get_offset() or 0, lists.id.get_storage_size())]
-    lengths = [content[first : first + size].view(np.uint32)[::4].max(initial=0) for first, size in places]
-    return 4 * int(max(lengths, default=0))
+        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again, or pip install h5py.") from error
 
 
 @numba.njit(cache=True)

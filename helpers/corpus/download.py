@@ -28,8 +28,8 @@ NOTED = "Last-Modified Content-Length Server x-amz-server-side-encryption ETag C
 MD5 = re.compile(r'AmazonS3 (?:AES256)? "([\da-f]{32})"|(?: |md5=)([\w+/]{22}==)|gzip')
 
 
-class Shard(namedtuple("Shard", "name url checksum source", defaults=("", ""))):
-    """A file of a dump: name, the same in every run; url, a credential; checksum, "md5:HEX", "sha256:HEX" or ""; source, a list of urls."""
+class Shard(namedtuple("Shard", "name url checksum", defaults=("",))):
+    """A file of a dump: name, the same in every run; url, a credential; checksum, "md5:HEX", "sha256:HEX" or ""."""
 
     def __repr__(self):
         return self.name
@@ -63,7 +63,7 @@ def _s2_shards(dump: str) -> list[Shard]:
         dataset, release = re.fullmatch(r"s2:(papers|citations|paper-ids)(?:@(\d{4}-\d\d-\d\d))?", dump).groups()
         release = release or ask("latest")["release_id"]  # by its name, so that asking again gives the same
         first, *more = [shards_of(url)[0] for url in ask(f"{release}/dataset/{dataset}")["files"]]
-        return [Shard(f"{dataset}-{release}-{file.name[9:]}", file.url, "", f"s2:{dataset}@{release}") for file in (first, *more)]
+        return [Shard(f"{dataset}-{release}-{file.name[9:]}", file.url) for file in (first, *more)]
     raise DumpError(f"{dump} gave no list: write s2:papers, s2:citations or s2:paper-ids, and put an API key into S2_API_KEY.")
 
 
@@ -113,9 +113,7 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
     known = json.loads(text) if note.exists() and (text := note.read_text()) else dict.fromkeys(NOTED.split(), "")
     while (size := known["Content-Length"]) != str(have := part.stat().st_size if part.exists() else -1) and (size or failed):
         failures, longest = (0, have) if have > longest else (failures + 1, longest)
-        if status in (401, 403) and shard.source:
-            shard = next((new for new in shards_of(shard.source) if new.name == shard.name), shard)._replace(source="")
-        elif failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
+        if failures == TRIES or (300 <= status < 500 and status not in (408, 416, 425, 429)):
             todo = "check address and network, then run this again; what came is kept"
             raise DumpError(f"{shard} did not come (HTTP {status}; {said}): {todo}.")
         sleep(2**failures - 1)
@@ -126,13 +124,9 @@ def _from_address(shard: Shard, part: Path, on_bytes) -> str:
             curl.stdin.close()
             while status // 100 != 2 and (line := curl.stdout.readline()).startswith(b"HTTP/"):  # redirects come first
                 status, head = int(line.split()[1]), parse_headers(curl.stdout)
-            if status == 206 and (not rest or any(head.get(name, known[name]) != known[name] for name in ("ETag", "Last-Modified"))):
-                status = 416
             if status == 200:  # the first time, or the server knows no ranges, or the file changed
                 known = {name: ",".join(head.get_all(name, [])) for name in NOTED.split()}
                 file.truncate(0)
-                if int(known["Content-Length"] or 0) > (disk := os.statvfs(part)).f_bavail * disk.f_frsize - 5e7:
-                    raise DumpError(f"{part.parent} has no room for {shard}, {int(known['Content-Length']) / 1e9:.2f} GB; make room.")
                 note.write_text(json.dumps(known))
             while status in (200, 206) and (block := curl.stdout.read1(1 << 20)):
                 on_bytes(file.write(block))

@@ -18,7 +18,7 @@ from isal.igzip import IGzipFile
 
 from helpers.config import REMOTE
 from helpers.corpus import ancestor, tables
-from helpers.corpus.json_lines import AMINER_READ, AMINER_UNREAD, BAD_LINE, BLANK, JSON_FORMATS, json_batches
+from helpers.corpus.json_lines import BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
@@ -56,11 +56,10 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
                 raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
+        found = [file for path in sorted(found) for file in _members(path)]
         if not found:
-            raise DumpError(
-                f"{dump} is a folder without a dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path."
-            )
-        files += [file for path in sorted(found) for file in _members(path)]
+            raise DumpError(f"{dump} holds no dump's files (.jsonl, .json, .csv, .tsv, .txt, .parquet, .h5, .gz, .zip); give another path.")
+        files += found
     return files
 
 
@@ -73,8 +72,6 @@ def _members(path: Path) -> list[DumpFile]:
     with _sentences(path):
         status = path.stat()
         whole = DumpFile(path, "", status.st_size, status.st_mtime_ns)
-        if not path.is_file():  # a pipe would wait for ever
-            return [whole]
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return [whole]
@@ -82,9 +79,7 @@ def _members(path: Path) -> list[DumpFile]:
     for name in sizes:
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or not name.isprintable():
             raise DumpError(f"{path} holds a file whose path climbs out of the archive ({name!r}); get the dump from its source again.")
-    if not (found := sorted(name for name in sizes if ENDINGS.search(PurePosixPath(name).name))):
-        raise DumpError(f"{path} is a zip archive without a dump's files (.jsonl, .json, .csv, .tsv, .txt or .gz); give another path.")
-    return [DumpFile(path, name, sizes[name], whole.changed) for name in found]
+    return [DumpFile(path, name, size, whole.changed) for name, size in sorted(sizes.items()) if ENDINGS.search(PurePosixPath(name).name)]
 
 
 @contextlib.contextmanager
@@ -96,12 +91,10 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
         place = f"byte {byte():,}" if byte else ""
         if isinstance(error, EOFError):
             told = f"is cut off in the middle{place and f', at {place}'}; download it again"
-        elif isinstance(error, DAMAGED) or getattr(error, "errno", 0) is None:  # None: not the system's but a library's, about what it read
-            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); download it again"
-        elif isinstance(error, OSError):
+        elif getattr(error, "errno", None):
             told = f"cannot be read: {error.strerror}; check the path and its permissions"
-        else:
-            told = f"cannot be read as a table: {in_a_line(error)}; repair or download it again"
+        else:  # what a library says about what it read
+            told = f"is damaged{place and f' before {place}'} ({in_a_line(error)}); repair or download it again"
         raise DumpError(f"{file} {told}.") from error
 
 
@@ -123,29 +116,19 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 
 
 def reader_of(file: DumpFile):
-    """The module or table that reads a file: its SCHEMA tells what it yields. Raises DumpError where none does, or the file is broken."""
+    """What reads a file, a module, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
     with _sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with _opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
-            head = first + stream.read(1 << 16)
-            if file.path.suffix == ".gz" and not isinstance(stream, IGzipFile):
-                raise DumpError(f"{file} is named .gz but is not a gzip file; download it again, or rename it.")
         if reader := BINARY_FORMATS.get(first[:4]):
             if packed:
                 raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
             return reader(file)
-        if file.path.suffix.lower() in ancestor.PICKLES:
-            raise DumpError(f"{file} is a pickle: it is read with the .h5 file beside it; give that, or the folder of both.")
-        try:
-            if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
-                return _json_format(file)
-            return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
-        except DumpError:
-            if AMINER_UNREAD.search(head):
-                raise DumpError(f"{file} {AMINER_READ}") from None
-            raise
+        if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
+            return _json_format(file)
+        return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
 
 
 def _json_format(file: DumpFile):
@@ -155,7 +138,7 @@ def _json_format(file: DumpFile):
                 record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK), type=dict)
                 if readers := [reader for reader in JSON_FORMATS if reader.recognises(record)]:
                     return readers[0]
-    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP)"
+    known = "a known format (S2 Open Research Corpus, S2 Academic Graph, OpenAlex works, AMiner DBLP v10, v11, v12 or v14)"
     raise DumpError(f"{file}: none of the first {FIRST_LINES} lines is a record of {known}; see the README's list of dumps.")
 
 

@@ -14,7 +14,6 @@ from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of, same_key
 from helpers.errors import DumpError
 
-MOST_PAPERS = 2**31 - 1
 NAMES = pa.schema([("id", pa.string())])
 
 
@@ -67,8 +66,6 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     for others, own in _columns(shards, "other_ids"):
         known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
         pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
-    if table.count > MOST_PAPERS:
-        raise DumpError(f"{table.count:,} papers are more than an int32 can number; choose a subset.")
     new = (0, table.count - len(last))
     ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
     ids.renamed = np.broadcast_to(False, table.count)

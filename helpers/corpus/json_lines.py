@@ -1,6 +1,5 @@
 """Lines of JSON -> batches: by what a record of each format is known, what of it is kept, and how blocks of lines are read."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +18,6 @@ BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, Attribu
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 NO_IDS = msgspec.Raw(b"[]")
 OPENALEX_CS, OPENALEX = "17", "https://openalex.org/"
-AMINER_UNREAD = re.compile(rb"NumberInt\(\d|^#(\*|index)", re.MULTILINE)  # what v13, and the text releases, are known by
-AMINER_READ = "is a release of AMiner's DBLP that is not read (v13 is no valid JSON, those up to v8 are text); get v10, v11, v12 or v14."
 JSON_FORMATS = []
 
 

@@ -4,8 +4,6 @@
 # read back from it. Of any other id (40 hexadecimal digits, names) the key is a hash with the highest bit set; a second, independent
 # 32-bit hash, the check, tells when two different ids share a key.
 
-from pathlib import Path
-
 import numba
 import numpy as np
 import pyarrow as pa
@@ -135,18 +133,6 @@ class KeyTable:
         found = np.empty(len(keys), np.int32)
         _find(self._slots, self._numbers, keys, found, self.count, False)
         return found
-
-    def save(self, folder: Path) -> None:
-        """Write the table into a folder from which `opened` maps it, so that several processes look up in one copy."""
-        np.save(folder / "slots.npy", self._slots)
-        np.save(folder / "numbers.npy", self._numbers)
-
-    @classmethod
-    def opened(cls, folder: Path) -> "KeyTable":
-        """A saved table, memory-mapped: to look up in, not to add to."""
-        table = cls()
-        table._slots, table._numbers = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("slots", "numbers"))
-        return table
 
     def keys(self) -> np.ndarray:
         """The keys by number, uint64 (count,)."""

@@ -11,12 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -28,42 +26,34 @@ from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, PAPERS, SPACES, Report
-from helpers.errors import ArtefactError, DumpError, UserError
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
+from helpers.errors import ArtefactError, DumpError
 from helpers.progress import progress
 
 VERSION = 5  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
-PROCESSES = min(2, os.cpu_count() or 1)
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
 DOWNLOADS = "downloads"
 MOST_SEEN = 1 << 20  # names known to be written already: memory stays bounded, and a name may be written again
-S2_SCHEMAS = {"s2:citations": CITATIONS, "s2:paper-ids": OTHER_IDS}
 
 
 def read_shards(config: Config) -> tuple[list[Path], Report]:
     """The shards of all files of `config.dumps`, those that are not finished read now, and what was counted in them; DumpError."""
-    # A remote file is downloaded, read and deleted. Where papers without a record are not kept, citations are read after all papers, and
-    # only those between papers that are there are kept: a shard of citations then needs no more room than the subset's own.
+    # A remote file is downloaded, read and deleted.
     folder, report, settings = config.folder("shards"), Report(), config.part(READING_SETTINGS)
     files = [file for dump in config.dumps for file in (shards_of(dump) if REMOTE.match(dump) else dumps.files_of((dump,)))]
-    readers = [None if isinstance(file, Shard) else dumps.reader_of(file) for file in files]  # a format that nobody knows is told now
-    _tell_strangers(files, readers)
-    kinds = zip(files, readers, strict=True)
-    schemas = [reader.SCHEMA if reader else S2_SCHEMAS.get(file.source.partition("@")[0], PAPERS) for file, reader in kinds]
-    late = [not config.keep_unrecorded and OTHER_IDS not in schemas and schema is CITATIONS for schema in schemas]
-    names = [_name(i, file, settings) for i, file in enumerate(files)]
-    early = [name for name, later in zip(names, late, strict=True) if not later]
-    shards = [folder / (_name(i, file, [settings, early]) if late[i] else names[i]) for i, file in enumerate(files)]
+    for file in files:
+        if not isinstance(file, Shard):
+            dumps.reader_of(file)  # a format that nobody knows is told now
+    shards = [folder / _name(i, file, settings) for i, file in enumerate(files)]
     if folder.exists():
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
-    if finished := sum((shard / MANIFEST).exists() for shard in shards):
-        print(f"{finished} of {len(files)} files were read before and are not read again", flush=True)
-    for later in (False, True):
-        todo = [job for *job, of in zip(files, shards, late, strict=True) if of is later and not (job[1] / MANIFEST).exists()]
-        if todo:
-            _read_all(todo, settings, _save_known(folder, [shard for shard in shards if shard.name in early]) if later else None)
+    todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not (shard / MANIFEST).exists()]
+    if len(todo) < len(files):
+        print(f"{len(files) - len(todo)} of {len(files)} files were read before and are not read again", flush=True)
+    if todo:
+        _read_all(todo, settings)
     for file, shard in zip(files, shards, strict=True):
         report.add(read_json(shard / MANIFEST, "notebook 01_preprocess"))
         report.check(file, config.max_bad_fraction)
@@ -78,18 +68,7 @@ def discard(shards: Iterable[Path]) -> None:
             shutil.rmtree(shard, ignore_errors=True)
 
 
-def _tell_strangers(files: list, readers: list) -> None:
-    # which files have the name of others, but for its digits, and another format: perhaps shards of two releases were mixed
-    series = defaultdict(dict)
-    for file, reader in zip(files, readers, strict=True):
-        if reader:
-            series[file.path.parent, re.sub(r"\d+", "0", file.name)].setdefault(reader.name, f"{file.name} {reader.name}")
-    for formats in series.values():
-        if len(formats) > 1:
-            print(f"Files of one series have different formats, all are read: {', '.join(formats.values())}")
-
-
-def _name(place: int, file, settings: dict | list) -> str:
+def _name(place: int, file, settings: dict) -> str:
     facts = [VERSION, str(file), *file[2:], settings]  # a file's size and date; of what is remote its checksum and list
     return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
@@ -102,64 +81,33 @@ def batches_of(shards: list[Path], name: str, mapped: bool = True) -> Iterator[p
             yield from map(file.get_batch, range(file.num_record_batches))
 
 
-def _save_known(folder: Path, shards: list[Path]) -> Path:
-    # the keys of the records inside the subset, as a table for all workers
-    table = KeyTable()
-    for batch in batches_of(shards, "records"):
-        table.add(batch.filter(batch["inside"])["key"].to_numpy())
-    with new_folder(folder / "known") as path:
-        table.save(path)
-    return folder / "known"
-
-
-def _read_all(todo: list, settings: dict, known: Path | None) -> None:
+def _read_all(todo: list, settings: dict) -> None:
     sizes = [None if isinstance(file, Shard) else file.size for file, _ in todo]
     with progress(title="Reading", unit="B", total=None if None in sizes else sum(sizes)) as bar:
-        if len(todo) > 1 and PROCESSES > 1 and (None in sizes or sum(sizes) > WORTH_A_PROCESS):
-            _read_in_processes(todo, settings, known, bar)
-        else:
+        if len(todo) == 1 or (None not in sizes and sum(sizes) < WORTH_A_PROCESS):
             for file, shard in todo:
-                write_shard(file, shard, settings, known, bar.update)
-
-
-def _read_in_processes(todo: list, settings: dict, known: Path | None, bar) -> None:
-    # Read files two at a time; the bar counts the bytes of both. A new interpreter each: a fork of a process with threads may hang
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(PROCESSES, context, _start_worker, (done,)) as pool:
-        pending = {pool.submit(write_shard, file, shard, settings, known, _count_in_worker) for file, shard in todo}
-        try:
-            while pending:
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                bar.update(done.value - bar.n)
-                for future in finished:
-                    future.result()
-        except BaseException as error:
-            # where one file is bad, the other one is read to its end, which the next run will not have to do
-            for process in () if isinstance(error, UserError) else list(pool._processes.values()):
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenExecutor):
+                write_shard(file, shard, settings, bar.update)
+            return
+        # two at a time, each by a new interpreter: a fork of a process with threads may hang
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
+            try:
+                for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
+                    bar.update(future.result())
+            except BrokenExecutor as error:
                 killed = "A process that read the dump was killed, most likely for want of memory"
                 raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
-            raise
+            finally:  # after an error or Ctrl-C, nothing goes on
+                for process in list(pool._processes.values()):
+                    process.terminate()
 
 
-def _start_worker(done) -> None:
-    global _done
-    _done = done
-    leave_with_parent = lambda: multiprocessing.parent_process().join() or os._exit(1)  # noqa: E731
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+def _leave_with_parent() -> None:
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
 
-def _count_in_worker(count: int) -> None:
-    with _done.get_lock():
-        _done.value += count
-
-
-def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known: Path | None = None, on_bytes=lambda count: None) -> None:
-    """Read one file and write its shard, whole or not at all. Raises DumpError, ArtefactError."""
-    # settings: READING_SETTINGS; known: the table of the papers between which citations are kept, None for any; on_bytes: progress
+def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_bytes=lambda count: None) -> int:
+    """Read one file and write its shard, whole or not at all; returns the file's bytes. Raises DumpError, ArtefactError."""
+    # settings: READING_SETTINGS; on_bytes: progress
     report, files, path = Report(), [file], None
     if isinstance(file, Shard):
         path = download(file, shard.parent / DOWNLOADS, on_bytes)
@@ -167,10 +115,10 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
     with new_folder(shard) as folder, contextlib.ExitStack() as stack:
         gc.disable()  # records are many small objects without cycles: looking for those took a quarter of the time
         stack.callback(gc.enable)
-        writer = _Writer(folder, stack, known)
+        writer = _Writer(folder, stack)
         for batch in (batch for file in files for batch in dumps.read(file, report, on_bytes)):
             if batch.schema == CITATIONS:
-                writer.add_citations(batch, report)
+                writer.write("citations", {name: writer.keys(batch[name]) for name in CITATIONS.names})
             elif batch.schema == OTHER_IDS:
                 writer.write("other_ids", {"other_id": keys_of(batch["other_id"])[0], "paper_id": writer.keys(batch["paper_id"])})
             else:
@@ -179,13 +127,13 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, known
         write_json(folder / MANIFEST, vars(report))
     if path:
         path.unlink()
+    return sum(file.size for file in files)
 
 
 class _Writer:
     # the open files of one shard
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, known: Path | None):
+    def __init__(self, folder: Path, stack: contextlib.ExitStack):
         self.folder, self.stack, self.files = folder, stack, {}
-        self.known = KeyTable.opened(known) if known else None
         self.seen = self.checks = None
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
@@ -212,14 +160,6 @@ class _Writer:
                     names = pc.utf8_trim(names, SPACES)
                 self.write("names", {"id": names})
         return keys
-
-    def add_citations(self, batch: pa.RecordBatch, report: Report) -> None:
-        if self.known:
-            known = [self.known.find(keys_of(column)[0]) >= 0 for column in batch.columns]
-            kept = known[0] & known[1]
-            report.dropped["citations"]["dangling"] += int((~kept).sum())
-            batch = batch.filter(pa.array(kept))
-        self.write("citations", {name: self.keys(batch[name]) for name in CITATIONS.names})
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
         keys, checks = keys_of(batch["paper_id"])

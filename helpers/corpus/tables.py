@@ -15,11 +15,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
-from helpers.errors import DumpError
+from helpers.errors import DumpError, in_a_line
 
-COLUMNS = {
-    name: (name,) for name in ("citing", "title", "year", "fields", "doi", "pmid", "references")
-}  # what a batch calls it -> what tables call it
+# What a batch calls a column -> what tables call it
+COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "doi", "pmid", "references")}
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
@@ -39,17 +38,14 @@ def _columns_of(header: list[str]) -> dict[str, str]:
 class Table:
     """A reader of one file with columns, of parquet where no header of a CSV is given: its SCHEMA is that of what it yields."""
 
-    name = "table"
-
     def __init__(self, file, header: str | None = None):
         self.delimiter = next((mark for mark in "\t;" if mark in header), ",") if header is not None else None
         names = next(csv.reader([header], delimiter=self.delimiter)) if self.delimiter else pa.parquet.read_schema(file.path).names
         self.file, self.names, self.columns = file, names, _columns_of(names)
         if not self.columns:
-            found = ", ".join(name[:30] for name in names[:8])
-            strange = "this is no citation dump of a known format"
-            found = f"found {found}; rename the columns" if len(names) > 1 and found.isprintable() else strange
-            raise DumpError(f"{file}: expected the columns citing,cited (or citing,referenced), or paper_id,title,year; {found}.")
+            found = in_a_line(", ".join(name[:30] for name in names[:8]))
+            expected = "expected the columns citing,cited (or citing,referenced), or paper_id,title,year"
+            raise DumpError(f"{file} is no citation dump of a known format: {expected}; found {found}.")
         if doubled := [column for column in self.columns.values() if names.count(column) > 1]:
             raise DumpError(f"{file} has more than one column {doubled[0]!r}; rename the others.")
         self.SCHEMA = CITATIONS if "cited" in self.columns else PAPERS
@@ -74,7 +70,6 @@ class Table:
         if self.columns["paper_id"] == "pmid":
             values |= {"is_cs": [False] * rows, "is_medline": [True] * rows}
         values |= {name: column.to_pylist() for name, column in columns.items()}
-        values["title"] = [_unquoted(title) for title in values["title"]]
         values["fields"] = [texts(some if isinstance(some, list) else (some or "").split(";")) for some in values["fields"]]
         values["references"] = [texts(some) if isinstance(some, list) else (some or "").split() for some in values["references"]]
         return list(values.values())
@@ -149,8 +144,3 @@ def _as_text(array: pa.Array) -> pa.Array:
         whole = (np.abs(values) < 2**53) & (values == np.floor(values))
         array = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
     return array.cast(pa.string())
-
-
-def _unquoted(title):
-    # A title without the quotation marks that some writers put around a TSV field
-    return title[1:-1].replace('""', '"') if isinstance(title, str) and len(title) > 1 and title[0] == title[-1] == '"' else title
