@@ -202,7 +202,7 @@ def test_vectors_and_papers_of_two_runs(exported, tmp_path, tables, papers):
 
 
 def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
-    """What `--reach 3` writes: the same smoothing as the warm start's, over the training pairs, centred; the context table stays."""
+    """What `--reach 3` writes: the warm start's smoothing, over the training pairs, centred, beside what all share; contexts stay."""
     answer = open_answer(Config.of_preset("sample", out=str(sample_run)))
     assert answer.reaching(0) is answer
     reaching = answer.reaching(3)
@@ -210,7 +210,8 @@ def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
     assert far.dtype == np.float16 and not list(sample_run.glob("target_reach*"))
     indptr, contexts = answer.pairs.indptr, np.asarray(answer.pairs.contexts)
     paired = np.diff(indptr)[:, None] > 0
-    rows = np.where(paired, near[:] - near[:].mean(axis=0, where=paired), near[:])
+    rows = near[:] - near[:].mean(axis=1, keepdims=True)
+    rows = np.where(paired, rows - rows.mean(axis=0, where=paired), rows)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     total, weights = rows.copy(), weigh(np.maximum(np.diff(indptr), 1))[:, None]
     for _ in range(3):
@@ -218,7 +219,10 @@ def test_the_target_vectors_with_a_reach(sample_run, tmp_path):
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         total += rows
     total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
-    assert np.allclose(far, np.where(paired, total - total.mean(axis=0, where=paired), total), atol=2e-3)
+    total = np.where(paired, total - total.mean(axis=0, where=paired), total)
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
+    expected = (total + paired / np.sqrt(near.shape[1])) * np.maximum(np.diff(indptr), 1)[:, None] ** 0.15
+    assert np.allclose(far, expected, atol=2e-3)
     folder = reaching.keep(tmp_path / "kept", {"mrr": 0.5})
     manifest = read_manifest(folder, "")
     assert (manifest["reach"], manifest["metrics"], manifest["metrics_are_of"]) == (3, {"mrr": 0.5}, "reach 0")
