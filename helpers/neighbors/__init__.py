@@ -1,1 +1,1 @@
-"""Trained tables in, answers out: neighbours of papers, and how good they are (notebook 04)."""
+# Trained tables in, answers out: neighbours of papers, and how good they are (notebook 04).

@@ -1,1 +1,1 @@
-"""Tables whose rows live in CPU memory and visit the compute device batch by batch, and the optimisers of rows (notebook 03)."""
+# Tables whose rows live in CPU memory and visit the compute device batch by batch, and the optimisers of rows (notebook 03).

@@ -1,1 +1,1 @@
-"""The training loop and its checkpoints (notebook 03)."""
+# The training loop and its checkpoints (notebook 03).
