@@ -179,13 +179,6 @@ def test_a_line_that_is_too_long_is_malformed_and_the_next_ones_are_read(tmp_pat
     assert report.dropped["papers"] == {"malformed": 2} and report.first["malformed"] == f"s2.{ending}, line {len(RECORDS) + 1}"
 
 
-def test_long_lines_make_small_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "BATCH_BYTES", 1000)
-    (tmp_path / "s2.jsonl").write_bytes(PLAIN)
-    batches = list(dumps.read(dumps.DumpFile(tmp_path / "s2.jsonl"), Report()))
-    assert len(batches) > 1 and sum(batch.num_rows for batch in batches) == len(RECORDS)
-
-
 def test_a_row_that_is_too_long_is_an_error_that_says_after_which(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BLOCK", 1000)
     (tmp_path / "papers.csv").write_text("id,title,year\n" + "1,a,1998\n" * 400 + '2,"' + "3,b,1999\n" * 400)

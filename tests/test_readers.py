@@ -298,7 +298,7 @@ BROKEN_HDF5 = {
     "cut off": "is damaged or not the ancestor's",
     "gzipped": "HDF5 file inside an archive; unpack it first",
     "in a zip": "HDF5 file inside an archive; unpack it first",
-    "of something else": "without the datasets labels0, batch0",
+    "of something else": "0 papers but not one citation",
     "without lists": "is damaged or not the ancestor's",
     "of too few labels": "batch0 does not belong to labels0",
     "of a negative label": "batch0 does not belong to labels0",

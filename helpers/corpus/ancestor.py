@@ -82,8 +82,6 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
             raise ValueError("a heap of lists has a hole")
         with h5py.File(file.path, "r") as datasets:
             parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
-            if not parts:
-                raise ValueError("it is without the datasets labels0, batch0 and so on")
             for part in parts:
                 labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
                 kind = lists.id.get_type()

@@ -13,7 +13,6 @@ from helpers.corpus import records
 from helpers.corpus.keys import SPACE
 from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
 
-BATCH_BYTES = 1 << 27  # bytes of JSON lines a batch: long lines make smaller batches
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
 NO_IDS = msgspec.Raw(b"[]")
@@ -141,7 +140,7 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
         no_id = "no id" if schema is CITATIONS else "malformed"
         return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}", no_id)
 
-    numbers, columns, size, first = [], [[] for _ in schema], 0, 1
+    numbers, columns, first = [], [[] for _ in schema], 1
     for block in blocks:
         letters = np.frombuffer(block, np.uint8)
         ends = np.flatnonzero(letters[:-1] == 10)
@@ -157,10 +156,10 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
                         add([reader.row(decoder.decode(line))], [number])
                 except BAD_LINE:
                     report.drop(schema, "malformed", f"{file.name}, line {number}")
-        size, first = size + len(block), first + len(ends) + 1
-        if len(numbers) >= records.BATCH_RECORDS or size > BATCH_BYTES:
+        first += len(ends) + 1
+        if len(numbers) >= records.BATCH_RECORDS:
             yield batch()
-            numbers, columns, size = [], [[] for _ in schema], 0
+            numbers, columns = [], [[] for _ in schema]
     yield batch()
 
 
