@@ -67,7 +67,7 @@ class Plainly:
         self.rows, self.trained = {}, {}
         self._step, engine._train = engine._train, self.train
 
-    def train(self, batch, before, rate, seed):
+    def train(self, batch, rate, seed):
         targets, contexts = (batch.rows[i].ids[batch[i]].cpu() for i in range(2))
         negatives = batch.rows[1].ids[batch.negatives].cpu()
         chunk = torch.arange(len(targets)) // -(-len(targets) // len(negatives))
@@ -79,7 +79,7 @@ class Plainly:
         ):
             for row in touched.unique().tolist():
                 self.step(i, row, table.weight.data, table.weight.grad[row], rate)
-        self._step(batch, before, rate, seed)
+        self._step(batch, rate, seed)
 
     def step(self, i, row, table, gradient, rate):
         if self.optimizer in STOCK:

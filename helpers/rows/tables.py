@@ -20,8 +20,7 @@ class Working:
     ids: torch.Tensor
     parts: dict[str, torch.Tensor]
     ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
-    mine: torch.Tensor | None = None  # which of these come from the batch before instead, and
-    theirs: torch.Tensor | None = None  # which they are there
+    shared: tuple | None = None  # the batch before, which of these come from it instead, and which they are there
 
 
 class Table:
@@ -61,21 +60,22 @@ class Table:
         if before:
             place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
             shared = before.ids[place] == ids
-            working.mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
-            working.theirs = place[working.mine]
+            mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
+            working.shared = before, mine, place[mine]
         leaving, self._leaving = self._leaving, None
         self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
 
-    def arrive(self, working: Working, before: Working | None = None) -> torch.Tensor:
-        """Wait for rows asked for, `before` having been trained; returns them, as stored (U, D), to be read until `train`."""
+    def arrive(self, working: Working) -> torch.Tensor:
+        """Wait for rows asked for, those before them having been trained; returns them, as stored (U, D), to be read until `train`."""
         if working.ready:
             working.ready.result()
         else:
             self._fetch(working)
-        if working.mine is not None:
+        if working.shared:
+            (before, mine, theirs), working.shared = working.shared, None
             for name, part in working.parts.items():
-                part[working.mine] = before.parts[name][working.theirs]
+                part[mine] = before.parts[name][theirs]
         return working.parts["rows"]
 
     def train(self, working: Working, gradient: torch.Tensor, learning_rate: float, seed: int) -> None:

@@ -63,13 +63,12 @@ class TorchEngine(Engine):
             generator = torch.Generator(self.device).manual_seed(seed)
             order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
             parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
-            before, batch, step = None, self._ask(next(parts, None), generator), 2 * seed
+            batch, step = self._ask(next(parts, None), generator), 2 * seed
             while batch:
                 following = self._ask(next(parts, None), generator, batch)
-                self._train(batch, before, learning_rate, step)
+                self._train(batch, learning_rate, step)
                 progress(len(batch.targets))
-                before, batch = batch, following
-                step = (step + 2) & 0x7FFFFFFF
+                batch, step = following, (step + 2) & 0x7FFFFFFF
         return len(targets)
 
     def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
@@ -92,10 +91,10 @@ class TorchEngine(Engine):
         B = len(pairs[0])
         return Batch(places[0], places[1][:B], places[1][B:].view(size), tuple(asked))
 
-    def _train(self, batch: Batch, before: Batch | None, learning_rate: float, seed: int) -> None:
+    def _train(self, batch: Batch, learning_rate: float, seed: int) -> None:
         B, chunks, D = len(batch.targets), len(batch.negatives), self.target.shape[1]
         more = -B % chunks  # that fill the chunks up, and count nothing
-        rows = [table.arrive(batch.rows[i], before and before.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
+        rows = [table.arrive(batch.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
         present = (torch.arange(B + more, device=self.device) < B).float().view(chunks, -1)
         looked_up = [of[torch.nn.functional.pad(ids, (0, more))].view(chunks, -1, D) for of, ids in zip(rows, batch[:2], strict=True)]
         weight = self.config.negatives / self.config.shared_negatives
