@@ -100,7 +100,7 @@ def test_a_run_whose_rows_are_moved_by_kernels_is_the_same(ahead, monkeypatch):
 
     monkeypatch.setattr(transfer, "move_rows", in_turn)
     engine, judge = engine_of(hot=30, direct=True, ahead=ahead), engine_of()
-    assert all(rows.direct for _, holders in engine.tables[0]._spans for rows in holders.values())
+    assert all(rows.direct for rows in engine.tables[0]._at_home.values())
     for ours, expected in zip(train(engine, epochs=1), train(judge, epochs=1), strict=True):
         assert torch.equal(ours, expected)
 

@@ -38,14 +38,9 @@ class Table:
         self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
             read_ahead(as_stored(rows), slice(0, hot))
-        self._spans = []  # (first row, what holds the span's rows and their state), one after the other
-        if hot:
-            held = {name: part[:hot].to(self.device, copy=True) for name, part in self.home.items()}
-            self._spans.append((0, {name: PinnedRows(part, device, direct=False) for name, part in held.items()}))
-        if cold := hot < len(rows):
-            home = {name: PinnedRows(part, device, direct, mapped and name == "rows") for name, part in self.home.items()}
-            self._spans.append((hot, home))
-        self._firsts = torch.tensor([first for first, _ in self._spans[1:]], dtype=torch.int64, device=self.device)
+        cold, self._hot = hot < len(rows), hot
+        self._held = {name: PinnedRows(part[:hot].to(self.device, copy=True), device, direct=False) for name, part in self.home.items()}
+        self._at_home = {name: PinnedRows(part, device, cold and direct, mapped and name == "rows") for name, part in self.home.items()}
         self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
         self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
@@ -104,10 +99,8 @@ class Table:
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
         self._settle()
-        for _, holders in self._spans:
-            for name, held in holders.items():
-                if held.rows is not self.home[name]:
-                    self.home[name][: len(held.rows)].copy_(held.rows)
+        for name, held in self._held.items():
+            self.home[name][: self._hot].copy_(held.rows)
 
     def _settle(self) -> None:
         # what was trained last goes home, too
@@ -145,10 +138,9 @@ class Table:
                 holders[name].scatter(ids, part[where])
 
     def _by_span(self, ids: torch.Tensor) -> list[tuple[dict[str, PinnedRows], torch.Tensor, slice]]:
-        # (what holds them, which, where they are among `ids`), span by span; ids: ascending
-        bounds = [0, *torch.searchsorted(ids, self._firsts).tolist(), len(ids)]
-        spans = zip(self._spans, bounds[:-1], bounds[1:], strict=True)
-        return [(holders, ids[first:last], slice(first, last)) for (_, holders), first, last in spans]
+        # (what holds them, which, where they are among `ids`): on the device, and at home; ids: ascending
+        first = int(torch.searchsorted(ids, self._hot))
+        return [(self._held, ids[:first], slice(0, first)), (self._at_home, ids[first:], slice(first, len(ids)))]
 
 
 def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor | None, learning_rate: float, seed: int) -> None:
