@@ -58,7 +58,8 @@ class TorchEngine(Engine):
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once, in a random order; returns how many they are. TrainingError where the GPU gives up."""
         with _gpu_errors_told(self):
-            targets, contexts = self._pairs(epoch, block)
+            pairs, on_gpu = map(torch.from_numpy, self.blocks.block(epoch, block)), self.device.type == "cuda"
+            targets, contexts = (ids.pin_memory().to(self.device, non_blocking=True) if on_gpu else ids for ids in pairs)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
             generator = torch.Generator(self.device).manual_seed(seed)
             order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
@@ -70,11 +71,6 @@ class TorchEngine(Engine):
                 progress(len(batch.targets))
                 batch, step = following, (step + 2) & 0x7FFFFFFF
         return len(targets)
-
-    def _pairs(self, epoch: int, block: int) -> Iterator[torch.Tensor]:
-        # a block's targets and contexts, int32 (B,), on the device
-        for ids in map(torch.from_numpy, self.blocks.block(epoch, block)):
-            yield ids.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else ids
 
     def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
         if pairs is None or not len(pairs[0]):  # a block may be empty
