@@ -82,10 +82,10 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
     c, pairs = run(epochs=2, warm_start=(), optimizer="sgd", learning_rate=0.05, engine="torch", row_type="float32")
     seen, original = [], TorchEngine._train
 
-    def spy(engine, batch, before, rate, seed):
+    def spy(engine, batch, rate, seed):
         targets, contexts = (batch.rows[i].ids[batch[i]] for i in range(2))
         seen.append((targets, contexts, batch.rows[1].ids[batch.negatives], rate))
-        return original(engine, batch, before, rate, seed)
+        return original(engine, batch, rate, seed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TorchEngine, "_train", spy)
