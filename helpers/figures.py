@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
 SIDES = (("left", "center", 6, 0), ("right", "center", -6, 0), ("center", "bottom", 0, 6), ("center", "top", 0, -6))  # of a point
@@ -79,33 +79,6 @@ def ranking_quality(metrics: dict) -> Figure:
     axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9)
     axes.set_yticks(range(len(scores)), [f"{name} (chosen)" if name == chosen else name for name in scores.index])
     axes.margins(x=0.12)
-    return figure
-
-
-def hot_rows(degree: np.ndarray, noise_power: float) -> Figure:
-    """What share of the contexts and of the negatives the most cited papers serve. degree: int (N,), of training pairs."""
-    figure, axes = _figure("Hot and cold rows: what the most cited papers serve", "papers, most cited first", "share of what is touched")
-    papers = np.arange(1, len(degree) + 1) / len(degree)
-    for name, power, colour in (("contexts", 1.0, OURS), (f"negatives (degree^{noise_power:g})", noise_power, MARK)):
-        touched = np.cumsum(np.sort(np.where(degree > 0, degree.astype(float) ** power, 0))[::-1])
-        axes.plot(papers, touched / touched[-1], color=colour, label=name)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    return figure
-
-
-def training_rates(rates: dict[str, dict[int, float]]) -> Figure:
-    """Pairs a second over D, a line for each type of row: rates[row_type][D]."""
-    figure, axes = _figure("Training on this machine, by dimensions and type of row", "dimensions", "million pairs a second")
-    millions = pd.DataFrame(rates) / 1e6
-    millions.plot(ax=axes, marker="o", color=[OURS, MARK])
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(millions.index, millions.index)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
     return figure
 
 
