@@ -15,35 +15,6 @@ OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
 SIDES = (("left", "center", 6, 0), ("right", "center", -6, 0), ("center", "bottom", 0, 6), ("center", "top", 0, -6))  # of a point
 
 
-def _figure(title: str, x: str, y: str) -> tuple[Figure, plt.Axes]:
-    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": x, "ylabel": y})  # inches
-    figure.suptitle(title, x=0.01, ha="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # shown by the cell that returns it, and once only
-    return figure, axes
-
-
-def degree_distribution(degree: np.ndarray) -> Figure:
-    """How many papers have at least so many citations, in and out together. degree: int (N,)."""
-    title = f"Citations of {len(degree):,} papers: median {int(np.median(degree))}, most {degree.max():,}"
-    figure, axes = _figure(title, "citations of a paper, in and out (log scale)", "papers with at least as many")
-    values, counts = np.unique(degree[degree > 0], return_counts=True)
-    axes.loglog(values, counts[::-1].cumsum()[::-1], drawstyle="steps-post", color=OURS)
-    axes.grid(alpha=0.25)
-    return figure
-
-
-def publication_years(years: np.ndarray) -> Figure:
-    """Papers a year; years: float (N,), NaN where missing."""
-    missing, known = np.isnan(years).sum(), years[~np.isnan(years)].astype(int)
-    figure, axes = _figure(f"Publication years of {len(known):,} papers ({missing:,} more have none)", "year", "papers")
-    if len(known):
-        axes.hist(known, np.arange(known.min(), known.max() + 2) - 0.5, color=OURS)
-        axes.set_xlim(np.quantile(known, 0.001) - 1, known.max() + 1)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
 def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     """Loss a pair, and where they were measured validation MRR and PIP loss, over the pairs trained; log: log.csv's columns."""
     unit, word = (1e6, "millions") if log["pairs"].max() >= 1e6 else (1e3, "thousands")
@@ -71,7 +42,10 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
 def ranking_quality(metrics: dict) -> Figure:
     """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
     title = f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)"
-    figure, axes = _figure(title, "mean reciprocal rank", "")
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": "mean reciprocal rank"})  # inches
+    figure.suptitle(title, x=0.01, ha="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)  # shown by the cell that returns it, and once only
     chosen, scores = metrics["chosen_reading"], pd.DataFrame({**metrics["baselines"], **metrics["readings"]}).T
     interval = scores["mrr"] - scores["mrr_low"], scores["mrr_high"] - scores["mrr"]
     colours = [OURS if name == chosen else OURS_TOO if name in metrics["readings"] else OTHERS for name in scores.index]

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from helpers.errors import UserError
+from helpers.neighbors import baselines as simple
 from helpers.neighbors import evaluate as evaluation
-from helpers.neighbors import search, sppmi, topics
+from helpers.neighbors import search, topics
 from helpers.neighbors.baselines import baselines
 from helpers.neighbors.evaluate import Questions, evaluate, readings, splits, summary, validation_scores, verdict
 from helpers.neighbors.search import COSINE, SIMILARITIES, Search, find_papers, find_references, link, nearest, tables_of, top_k
@@ -136,12 +137,12 @@ def dense(pairs) -> np.ndarray:
 
 def test_sppmi_and_its_truncated_svd(pairs, dense):
     rows = np.array([3, 7, 399])
-    of, columns, values = sppmi.sppmi(pairs, rows, negatives=2)
+    of, columns, values = simple.sppmi(pairs, rows, negatives=2)
     sparse = np.zeros((3, pairs.papers))
     sparse[of, columns] = values
     assert np.allclose(sparse, dense[rows], atol=1e-5) and dense.any()
     S = np.linalg.svd(dense, compute_uv=False)
-    left, right = sppmi.factorised(pairs, 300, negatives=2)
+    left, right = simple.factorised(pairs, 300, negatives=2)
     assert np.linalg.norm(left @ right.T - dense) == pytest.approx(np.sqrt((S[300:] ** 2).sum()), rel=0.05)
 
 
@@ -150,17 +151,17 @@ def test_pip_loss_is_the_distance_of_inner_products(pairs, dense, monkeypatch):
     products = ((E - E.mean(axis=0)) @ (E - E.mean(axis=0)).T).astype(np.float64)
     scale = (products * dense).sum() / (products**2).sum()
     expected = np.linalg.norm(max(scale, 0) * products - dense) / np.linalg.norm(dense)
-    assert sppmi.pip_loss(pairs, E, negatives=2) == pytest.approx(expected, abs=1e-5)
-    assert sppmi.pip_loss(pairs, 3 - 7 * E, negatives=2) == pytest.approx(expected, abs=1e-5)
+    assert simple.pip_loss(pairs, E, negatives=2) == pytest.approx(expected, abs=1e-5)
+    assert simple.pip_loss(pairs, 3 - 7 * E, negatives=2) == pytest.approx(expected, abs=1e-5)
     values, vectors = np.linalg.eigh(dense)
     best = vectors[:, values > 0] * np.sqrt(values[values > 0])
     best += best.mean(axis=0)  # what all rows share is left free
     floor = np.sqrt((values[values < 0] ** 2).sum() / (values**2).sum())
-    assert sppmi.pip_loss(pairs, best, negatives=2) == pytest.approx(floor, abs=0.03) and floor < expected
-    monkeypatch.setattr(sppmi, "PIP_ROWS", 150)
-    sampled = [sppmi.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2, seed=seed) for seed in range(30)]
+    assert simple.pip_loss(pairs, best, negatives=2) == pytest.approx(floor, abs=0.03) and floor < expected
+    monkeypatch.setattr(simple, "PIP_ROWS", 150)
+    sampled = [simple.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2, seed=seed) for seed in range(30)]
     monkeypatch.undo()
-    whole = sppmi.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2)
+    whole = simple.pip_loss(pairs, vectors[:, -40:] * np.sqrt(values[-40:]), negatives=2)
     assert np.mean(sampled) == pytest.approx(whole, abs=0.02) and whole < 0.95
 
 

@@ -1,13 +1,18 @@
-"""What finds cited papers without training a table of rows: popularity, neighbourhoods, and a truncated SVD of the SPPMI matrix."""
+"""What finds cited papers without training rows: popularity, neighbourhoods, SVD of the SPPMI matrix; and rows held against SPPMI."""
+
+# SPPMI[i, j] = max(0, ln(P n(i, j) / (d(i) d(j))) - ln K): n(i, j) how often j is a context of i, d degrees, P all pairs. It is the matrix
+# that SGNS factorises (Levy and Goldberg 2014).
 
 from collections.abc import Callable
 
 import numpy as np
 from scipy.sparse import csr_array
+from sklearn.utils.extmath import randomized_svd
 
-from helpers.neighbors.sppmi import factorised
+from helpers.neighbors.search import CHUNK_VALUES
 from helpers.pairs.build import Pairs
 
+PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
 SVD_DIMENSIONS = 128
 SVD_PAPERS = 1 << 18  # of more there is no SVD: it would take minutes
 
@@ -56,3 +61,49 @@ def _of(scores: csr_array, papers: np.ndarray) -> np.ndarray:
 
 def _graph(indptr: np.ndarray, ends: np.ndarray) -> csr_array:
     return csr_array((np.ones(len(ends), np.float32), ends, indptr), (len(indptr) - 1,) * 2)
+
+
+def sppmi(pairs: Pairs, rows: np.ndarray, negatives: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of these rows, int (R,): which of the rows int64 (n,), column int64 (n,), value > 0 float32 (n,)."""
+    degree = np.diff(pairs.indptr)
+    lengths = degree[rows]
+    places = np.arange(lengths.sum()) + np.repeat(pairs.indptr[rows] - np.cumsum(lengths) + lengths, lengths)
+    keys, counts = np.unique(np.repeat(np.arange(len(rows)), lengths) * pairs.papers + pairs.contexts[places], return_counts=True)
+    of, columns = np.divmod(keys, pairs.papers)
+    values = np.log(counts * (float(degree.sum()) / degree[rows][of] / degree[columns] / negatives)).astype(np.float32)
+    return of[values > 0], columns[values > 0], values[values > 0]
+
+
+def factorised(pairs: Pairs, D: int, negatives: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(U sqrt(S), V sqrt(S)), float32 (N, D) each, of SPPMI = U S V', the D largest S, randomised (Halko et al. 2011)."""
+    of, columns, values = sppmi(pairs, np.arange(pairs.papers), negatives)
+    matrix = csr_array((values, (of, columns)), (pairs.papers, pairs.papers))
+    left, S, right = randomized_svd(matrix, D, n_oversamples=16, n_iter=4, random_state=seed)
+    return left * np.sqrt(S), right.T * np.sqrt(S)
+
+
+def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
+    """How far inner products of rows E are from SPPMI: min over c of |c E E' - SPPMI| / |SPPMI| (Frobenius), from 0 to 1.
+
+    Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: they
+    are the learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of
+    both matrices is compared; memory is bounded by their pairs.
+    """
+    N = pairs.papers
+    rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
+    of, columns, values = sppmi(pairs, rows, negatives)
+    needed, column_of = np.unique(columns, return_inverse=True)
+    if hasattr(table, "expect"):
+        table.expect(np.union1d(rows, needed))
+    E, others = np.asarray(table[rows], np.float32), np.asarray(table[needed], np.float32)
+    E, others = E - E.mean(axis=0), others - E.mean(axis=0)
+    step = max(1, CHUNK_VALUES // E.shape[1])
+    shared = sum(
+        float(np.einsum("nd,nd,n->", E[of[i : i + step]], others[column_of[i : i + step]], values[i : i + step], dtype=np.float64))
+        for i in range(0, len(of), step)
+    )
+    products = np.square(E @ E.T)  # of rows drawn at random: what all N rows give is estimated from these, without bias
+    same = products.trace(dtype=np.float64)
+    square = same + (products.sum(dtype=np.float64) - same) * (N - 1) / max(len(rows) - 1, 1)
+    norms = square * float((values.astype(np.float64) ** 2).sum())
+    return float(np.sqrt(max(0.0, 1 - max(shared, 0.0) ** 2 / norms))) if norms else 1.0

@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from helpers.neighbors.baselines import Scores, baselines
+from helpers.neighbors.baselines import Scores, baselines, pip_loss
 from helpers.neighbors.search import SIMILARITIES, tables_of
-from helpers.neighbors.sppmi import pip_loss
 from helpers.pairs.build import Pairs
 
 CANDIDATES = 1000
