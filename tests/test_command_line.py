@@ -52,7 +52,7 @@ def test_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert refused(
         helpers("run", "--preset", "sample", "--out", tmp_path / "file" / "out"),
-        "out was not written: a file stands where a folder is needed",
+        "out was not written: Not a directory",
     )
     assert refused(helpers("run", "--preset", "sample", "--out", "/proc/out"), "/proc/out was not written")
 

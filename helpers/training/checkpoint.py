@@ -67,6 +67,8 @@ class Copies:
                 then = "trying again" if pause else f"it is whole in {checkpoint}; run this cell again to copy it"
                 print(f"Checkpoint {checkpoint.name} was not kept: {error} Training is not touched; {then}.", flush=True)
                 time.sleep(pause)
+            finally:
+                self.in_hand = None
 
 
 class Checkpoints:
