@@ -95,7 +95,7 @@ class Answer:
 def open_answer(config: Config, place: str = "") -> Answer:
     """The vectors of the newest checkpoint in `config.out`, or the finished ones of `place` (see open_finished); ArtefactError."""
     if place:
-        folder = open_finished(place, Path(config.out) / "downloads")
+        folder = open_finished(str(config.folder(place)) if config.folder(place).is_dir() else place, config.folder("downloads"))
         *opened, manifest = open_embeddings(folder)
         return Answer(str(folder), *opened, {name: value for name, value in manifest.items() if name != "files"}, None)
     papers, *citations, report = open_corpus(config)

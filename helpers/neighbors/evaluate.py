@@ -104,8 +104,8 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, citations=No
         return {}
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
     results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
-    results["pip_loss"] = pip_loss(pairs, target)
-    results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
+    untrained = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
+    results |= {"pip_loss": pip_loss(pairs, target), "test_with_an_untrained_end": untrained}
     ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, citations, seed=seed))}
     for kind, scores in ranked.items():
         results[kind] = {name: summary(ranks, seed) for name, ranks in scores.items()}

@@ -80,12 +80,10 @@ def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]
     """(rows int64 of the papers that a pasted list of references names, the lines that name none): a DOI, PMID, id or title a line.
 
     A title counts where all its words stand in the line, one after the other, and there are LEAST_WORDS or more, or nothing else; of
-    several the longest, of papers with the same title the most cited. UserError for a text without lines.
+    several the longest, of papers with the same title the most cited.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UserError("The list of references is empty; paste one reference a line: a DOI, a PMID, an id or a title.")
-    found = [rows_with_id(papers, line)[:1].tolist() for line in lines]
+    found = [rows_with_id(papers, line).tolist() for line in lines]
     runs = [() if rows else _runs_of_words(line) for line, rows in zip(lines, found, strict=True)]
     wanted, plain = pa.array({run for of_line in runs for run in of_line}, pa.string()), pc.utf8_lower(papers["title"])
     plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\pL\pN]+", " "))
@@ -226,7 +224,10 @@ class Search:
             raise UserError(f"There is no similarity {similarity!r}; choose one of {', '.join(SIMILARITIES)}, or merged.")
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
         allowed[rows] = False
-        k = max(1, min(k, int(allowed.sum())))
+        left = int(allowed.sum())
+        if not (len(rows) and k > 0 and left):
+            raise UserError(f"{len(rows)} papers ask for {k} answers of {left:,}: each must be 1 or more; perhaps loosen the filters.")
+        k = min(k, left)
         found = [self._one(rows, k, name, reach, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
         table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row").head(k)
         table = table.reset_index(drop=True).assign(rank=np.arange(1, len(table) + 1))

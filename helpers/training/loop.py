@@ -98,8 +98,7 @@ def _scores(evaluate: Evaluate | None, engine) -> dict:
 
 
 def _row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
-    values = epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, "", "", engine
-    return dict(zip(LOG_COLUMNS, values, strict=True))
+    return dict(zip(LOG_COLUMNS, (epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, "", "", engine), strict=True))
 
 
 def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) -> dict:
