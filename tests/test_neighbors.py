@@ -358,7 +358,7 @@ def test_merged_answers_keep_the_best_rank_of_each_paper(corpus):
     [
         ({"years": (2000, 2005)}, lambda i: i % 10 != 9 and 10 <= i % 30 <= 15),
         ({"years": (None, 1995)}, lambda i: i % 10 != 9 and i % 30 <= 5),
-        ({"field": "physics"}, lambda i: i % 3 == 1),
+        ({"field": "Physics"}, lambda i: i % 3 == 1),
         ({"venue": "nature"}, lambda i: i % 3 == 0),
         ({"min_degree": 250}, lambda i: i < 50),
         ({"leave_out": [1, 2], "field": "biology"}, lambda i: i % 3 != 2 and i not in (1, 2)),

@@ -204,7 +204,7 @@ class Search:
             allowed = allowed & (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
         if field:
             lists = self.papers["fields"].combine_chunks()
-            holders = pc.list_parent_indices(lists).filter(pc.equal(pc.list_flatten(lists), field)).to_numpy()
+            holders = pc.list_parent_indices(lists).filter(pc.equal(pc.utf8_lower(pc.list_flatten(lists)), field.lower())).to_numpy()
             allowed = allowed & np.isin(np.arange(len(allowed)), holders)
         if venue:
             matches = pc.match_substring(self.papers["venue"], venue, ignore_case=True)
