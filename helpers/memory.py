@@ -149,7 +149,7 @@ class Training:
         train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
         contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")
         if self.gpu and self.on_disk:
-            contexts = contexts._replace(what="context rows; beside the GPU's, as many of both as fit are in RAM", where="disk")
+            contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
             contexts,
