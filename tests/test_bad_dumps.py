@@ -421,6 +421,8 @@ def test_pickles_that_are_not_plain_get_one_line(tmp_path, content):
 def test_files_that_are_none(tmp_path):
     (tmp_path / "s2.jsonl.gz").mkdir()
     assert "holds no dump's files" in refused(tmp_path / "s2.jsonl.gz")
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "or is no file" in refused(tmp_path / "pipe.csv")
     (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
     assert "does not exist" in refused(tmp_path / "link.csv")
     assert "too long" in refused(tmp_path / ("x" * 300))

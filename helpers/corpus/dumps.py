@@ -52,8 +52,8 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     files = []
     for dump in (Path(dump) for dump in dumps if not REMOTE.match(str(dump))):
         with _sentences(dump):
-            if not dump.exists():
-                raise DumpError(f"{dump} does not exist; give the path of a dump's file or folder.")
+            if not (dump.is_file() or dump.is_dir()):  # a pipe would be waited for
+                raise DumpError(f"{dump} does not exist, or is no file; give the path of a dump's file or folder.")
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
             found = [Path(folder, name) for folder, _, names in walk for name in names if ENDINGS.search(name)] if dump.is_dir() else [dump]
         found = [file for path in sorted(found) for file in _members(path)]
