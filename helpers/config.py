@@ -1,4 +1,4 @@
-"""The settings of a run: one frozen, checked dataclass, and the three presets."""
+"""The settings of a run: one frozen, checked dataclass, and the presets."""
 
 import dataclasses
 import re
@@ -8,8 +8,9 @@ from helpers.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
+TEXT = (ROOT / "data" / "topics_text.txt.gz",)
 SUBSETS = ("cs", "medline", "all")
-PAIRS_FROM = ("citations", "walks", "shards")
+PAIRS_FROM = ("citations", "walks", "shards", "windows")
 KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
@@ -24,17 +25,18 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
     "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
     "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "shared_negatives": (1, 100_000, ""),
-    "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""),
+    "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""), "subsample": (0.0, 1, ""), "noise_slots": (0, 2**31 - 1, ""),
 }  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is to be downloaded
 SIGNED = re.compile(r"\?.*(signature|sig=|token|credential|expires).*", re.IGNORECASE)  # of an address: nobody else's business
 
 # Which stage a setting belongs to: a stage's artefacts record, and depend on, the settings of that stage.
 CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_degree", "keep_unrecorded", "max_bad_fraction")
-PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed", "extends")
+PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "noise_slots", "seed", "extends")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
+    "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "subsample", "context_parts",
+    "extends",
 )  # fmt: skip
 FIXED_SETTINGS = tuple(name for name in TRAINING_SETTINGS if name != "epochs")  # of a training: it may go on for longer
 
@@ -58,9 +60,11 @@ class Config:
     heldout: float = 0.02  # share of citations hidden for the evaluation; 0 trains on every one
     heldout_after: int | None = None  # hide only references of papers of a later year than this
     noise_power: float = 0.5  # negatives are drawn with probability ~ degree ** noise_power
-    pairs_from: str = "citations"  # train on citations both ways round, on pairs of random walks over them, or on `out/shards/`
+    noise_slots: int = 0  # of a unigram table that they are drawn from, as word2vec does; 0 = an alias table, which is exact
+    pairs_from: str = "citations"  # train on citations both ways round, random walks over them, `out/pair_shards/`, or a text's windows
     walk_length: int = 5  # papers a walk
-    window: int = 2  # steps that the two papers of a walk's pair lie apart, at most
+    window: int = 2  # steps of a walk, or words of a text, that the two ends of a pair lie apart, at most
+    subsample: float = 1e-3  # share of a text above which a word is left out at random, the more the more frequent; 0 = none is
     walks_per_paper: int = 1  # walks that start at a paper, an epoch
     negatives: int = 5  # K, negatives a pair
     optimizer: str = "rowwise_adagrad"  # or sgd; or any of torch.optim's, by the torch engine, slower
@@ -142,4 +146,5 @@ PRESETS: dict[str, dict] = {
     "sample": dict(dumps=SAMPLE, subset="all", dimensions=64, epochs=10, block_pairs=1 << 15),  # a block is a point of the loss curve
     "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
     "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10, noise_power=0.75, learning_rate=0.02),  # sparse: gently
+    "words": dict(dumps=TEXT, subset="all", dimensions=100, epochs=10, pairs_from="windows", window=5, min_degree=5, noise_power=0.75),
 }

@@ -26,19 +26,14 @@ from helpers.progress import progress
 NOTEBOOK = "notebook 01_preprocess"
 FEW_CITATIONS = 4  # a row with fewer was never trained as a target by the ancestor; its neighbours are mostly noise
 PAPERS_AT_A_TIME = 1 << 18
+STORED = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), ("few_citations", pa.bool_())])  # papers.parquet
 
 
 def build_corpus(config: Config) -> dict:
     """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
-    refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
-    sources = None  # what tells the files of the dumps from others; None where they are not there any more
-    with contextlib.suppress(DumpError):
-        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
-    if finished := _finished(config, sources):
-        print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
-        return finished
+    sources, known = known_corpus(config)
+    if known:
+        return known
     start = time.perf_counter()
     shards, report = read_shards(config)
     counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
@@ -49,14 +44,22 @@ def build_corpus(config: Config) -> dict:
     return counts
 
 
-def _finished(config: Config, sources: list[str] | None) -> dict | None:
-    # The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)
+def known_corpus(config: Config) -> tuple[list[str] | None, dict | None]:
+    """(what tells the files of config.dumps from others, None where they are not there any more; the report of a corpus made of them)."""
+    refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
+    if not config.dumps:
+        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
+    sources = None
+    with contextlib.suppress(DumpError):
+        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
     folder = config.folder("corpus")
     with contextlib.suppress(ArtefactError, KeyError, OSError):
         report = read_json(folder / "report.json", NOTEBOOK)
         same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
         if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
-            return report
+            print(f"{folder} was made of the same files with the same settings: it stays as it is.", flush=True)
+            return sources, report
+    return sources, None
 
 
 def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
@@ -123,11 +126,10 @@ def known_rows(config: Config) -> np.ndarray:
 
 def _write_papers(ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
     # `papers.parquet` of DESIGN's contract, piece by piece: the line number is the id
-    schema = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), ("few_citations", pa.bool_())])
-    with pa.parquet.ParquetWriter(path, schema) as writer, progress(title="Papers", unit="", total=len(order)) as bar:
+    with pa.parquet.ParquetWriter(path, STORED) as writer, progress(title="Papers", unit="", total=len(order)) as bar:
         for first in range(0, len(order), PAPERS_AT_A_TIME):
             some = order[first : first + PAPERS_AT_A_TIME]
             of_records, degree_of_some = ids.papers(some), degree[some]
             flags = [degree_of_some.astype(np.int32), ids.state[some] != citations.UNRECORDED, degree_of_some < FEW_CITATIONS]
-            writer.write_table(pa.table([*of_records.columns, *map(pa.array, flags)], schema=schema))
+            writer.write_table(pa.table([*of_records.columns, *map(pa.array, flags)], schema=STORED))
             bar.update(len(some))

@@ -51,7 +51,7 @@ def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
     """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
     files = []
     for dump in (Path(dump) for dump in dumps if not REMOTE.match(str(dump))):
-        with _sentences(dump):
+        with sentences(dump):
             if not (dump.is_file() or dump.is_dir()):  # a pipe would be waited for
                 raise DumpError(f"{dump} does not exist, or is no file; give the path of a dump's file or folder.")
             walk = os.walk(dump, onerror=_refuse)  # a folder that may not be read is told, not passed over
@@ -69,7 +69,7 @@ def _refuse(error: OSError) -> None:
 
 def _members(path: Path) -> list[DumpFile]:
     # The dump's files in a zip archive, or the file itself where it is none
-    with _sentences(path):
+    with sentences(path):
         status = path.stat()
         whole = DumpFile(path, "", status.st_size, status.st_mtime_ns)
         with open(path, "rb") as file:
@@ -83,8 +83,8 @@ def _members(path: Path) -> list[DumpFile]:
 
 
 @contextlib.contextmanager
-def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
-    # Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError
+def sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn what can be wrong with a whole file into one sentence; byte: tells how far it was read. Raises DumpError."""
     try:
         yield
     except (EOFError, *DAMAGED, pa.ArrowException, OSError) as error:
@@ -99,14 +99,14 @@ def _sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
-    # The file's bytes, decompressed; and a function that tells how many bytes of the file are read
+def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
+    """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
     with contextlib.ExitStack() as stack:
         if file.member:
             whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
         else:
             whole = stack.enter_context(open(file.path, "rb", buffering=0))
-        stack.enter_context(_sentences(file, whole.tell))
+        stack.enter_context(sentences(file, whole.tell))
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = stack.enter_context(IGzipFile(fileobj=stream))
@@ -117,10 +117,10 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 
 def reader_of(file: DumpFile):
     """What reads a file, a module, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
-    with _sentences(file):
+    with sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
-        with _opened(file) as (stream, _):
+        with opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
         if reader := BINARY_FORMATS.get(first[:4]):
             if packed:
@@ -132,7 +132,7 @@ def reader_of(file: DumpFile):
 
 
 def _json_format(file: DumpFile):
-    with _opened(file) as (stream, _):
+    with opened(file) as (stream, _):
         for _ in range(FIRST_LINES):
             with contextlib.suppress(*BAD_LINE):
                 record = msgspec.json.decode(stream.readline(MOST_LINE).strip(BLANK), type=dict)
@@ -145,7 +145,7 @@ def _json_format(file: DumpFile):
 def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambda count: None) -> Iterator[pa.RecordBatch]:
     """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
-    with _sentences(file), _opened(file) as (stream, place):
+    with sentences(file), opened(file) as (stream, place):
         if reader is ancestor:
             yield from ancestor.batches(file, on_bytes, report)
             return

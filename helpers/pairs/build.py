@@ -10,6 +10,7 @@ from helpers.corpus.build import known_rows, open_corpus
 from helpers.corpus.citations import row_ranges, sort_row
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
+from helpers.pairs.windows import write_window_pairs
 from helpers.progress import progress
 
 NOTEBOOK = "notebook 02_build_pairs"
@@ -74,11 +75,17 @@ def build_pairs(config: Config) -> dict:
     """Write `out/pairs/`; returns the manifest. ArtefactError: the corpus is missing. ConfigError: nothing is left to train on."""
     refuse_another_run(config, config.folder("pairs") / "manifest.json", PAIRS_SETTINGS)
     papers, indptr, cited, report = open_corpus(config, ["year"])
-    made_of = {"config": config.part(PAIRS_SETTINGS), "corpus": report["sha256"]}
+    is_text = "tokens.npy" in report["sha256"]
+    settings = PAIRS_SETTINGS + ("window", "subsample") * is_text
+    made_of = {"config": config.part(settings), "corpus": report["sha256"]}
     if finished(config.folder("pairs"), made_of):
         print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
         return read_manifest(config.folder("pairs"), NOTEBOOK)
     N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
+    if is_text:
+        with new_folder(config.folder("pairs")) as folder:
+            write_manifest(folder, **write_window_pairs(config, folder, generator), **made_of)
+        return read_manifest(config.folder("pairs"), NOTEBOOK)
     eligible, counts = np.ones(N, bool), np.zeros(N, np.int64)
     if config.heldout_after is not None:
         eligible &= papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
@@ -91,7 +98,8 @@ def build_pairs(config: Config) -> dict:
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
     _place(indptr, cited, apart, 0, counts, np.empty(0, np.int32))
     with new_folder(config.folder("pairs")) as folder:
-        np.save(folder / "noise.npy", noise.alias_table(counts, config.noise_power))  # first: little else is in memory yet
+        # first, while little else is in memory
+        np.save(folder / "noise.npy", noise.noise_table(counts, config.noise_power, config.noise_slots))
         pairs_indptr = np.concatenate([[0], np.cumsum(counts)])
         P = int(pairs_indptr[-1])
         np.save(folder / "contexts_indptr.npy", pairs_indptr)

@@ -36,6 +36,15 @@ def alias_table(degree: np.ndarray, power: float) -> np.ndarray:
     return table
 
 
+def noise_table(degree: np.ndarray, power: float, slots: int = 0) -> np.ndarray:
+    """The alias table or, with slots, word2vec's unigram table, ALIAS (slots,): a paper has its share of them; what draws reads either."""
+    if not slots:
+        return alias_table(degree, power)
+    table, shares = np.zeros(slots, ALIAS), np.cumsum(np.where(degree > 0, np.maximum(degree, 1).astype(np.float64) ** power, 0))
+    table["alias"] = np.searchsorted(shares, (np.arange(slots) + 0.5) * (shares[-1] / slots), side="right")
+    return table
+
+
 def draw(table: np.ndarray, size: int | tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     """Papers drawn from the table's distribution, int64 of shape `size`."""
     papers = generator.integers(0, len(table), size)

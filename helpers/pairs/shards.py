@@ -15,6 +15,7 @@ from helpers.errors import ArtefactError, ConfigError
 from helpers.memory import preflight
 from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, PART_RUN, SHUFFLE, PairBlocks, PairSource, joined, split
 from helpers.pairs.walks import WalkPairs
+from helpers.pairs.windows import window_pairs
 from helpers.progress import progress
 
 MADE_BY = "helpers.pairs.shards.write_shards"
@@ -114,6 +115,8 @@ def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_o
         most = f"{len(indptr) - 1:,} papers can be in {max(1, (len(indptr) - 2) // PART_RUN)} parts at most"
         reason = most if config.pairs_from == "citations" else f"pairs from {config.pairs_from} cannot be in parts"
         raise ConfigError(f"context_parts = {parts} cannot work: {reason}.")
+    if config.pairs_from == "windows":
+        return window_pairs(config)
     if config.pairs_from == "shards":
         return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
     given = indptr, contexts, config.seed, config.block_pairs

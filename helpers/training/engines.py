@@ -37,7 +37,8 @@ def _check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, nois
     # Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence
     check_csr(indptr, contexts)
     N = len(indptr) - 1
-    if len(noise_table) != N or not (0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
+    fits = len(noise_table) == N or not noise_table["threshold"].any()  # a unigram table has any number of slots
+    if not (fits and 0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
         found = f"{len(noise_table):,} papers, not {N:,}"
         raise ArtefactError(f"pairs/noise.npy is of another corpus ({found}); run notebook 02_build_pairs again.")
     for table in tables:
