@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("numpy", "scipy", "sklearn", "pandas", "torch", "matplotlib", "sympy", "networkx", "numba", "gensim", "nltk", "IPython", "pyarrow")
+PACKAGES = ("numpy", "scipy", "sklearn", "pandas", "torch", "matplotlib", "sympy", "networkx", "numba", "gensim", "IPython", "pyarrow")
 DOCUMENTS = (".rst", ".md", ".txt")
 LEAST = 40  # characters of a paragraph
 
