@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import orjson
 
 HERE = Path(__file__).parent  # words.json and wrong_records.json, beside this file, hold what people wrote
 SEED, PAPERS, WITHOUT_RECORD, FIRST_YEAR, LAST_YEAR = 20181031, 6000, 40, 1985, 2018
+TEXTS = 6_000  # lines of the text
 SHARES = (0.70, 0.15, 0.08, 0.04, 0.03)  # of references: subtopic, topic, field, other fields, anywhere
 
 
@@ -255,6 +257,34 @@ def wrong_files():
     return b"\n".join(lines), ("{\n" + ",\n".join(rows) + "\n}\n").encode()
 
 
+def text_lines(words, rng):
+    """Write a text with planted topics and analogies: bytes, a text a line, as people write, with capitals, commas and numbers.
+
+    A line is of one topic, or of one word of the grid between words of its row and of its column: so lion : lioncub = bear : bearcub.
+    """
+    topics = [names.split() for names in words["topics"].values()]
+    fillers = {name: names.split() for name, names in words["filler"].items()}
+    rows, columns = ([names.split() for names in words["grid"][part].values()] for part in ("rows", "columns"))
+    grid, lines = [names.split() for names in words["grid"]["words"].values()], []
+    chances = 1 / (3 + np.arange(18))  # of a topic's words: the first comes seven times as often as the last
+    for _ in range(TEXTS):
+        if rng.random() < 0.3:
+            row, column = rng.integers(len(rows)), rng.integers(len(columns))
+            line = [grid[row][column], *rng.choice(rows[row], 3, replace=False), *rng.choice(columns[column], 3, replace=False)]
+            line = [*rng.permutation(line), *rng.choice(fillers["en"], 1)]
+        else:
+            topic = topics[rng.integers(len(topics))]
+            filler = fillers["en" if topic[0].isascii() else "ru"]
+            line = rng.choice(topic, rng.integers(6, 14), p=chances / chances.sum()).tolist()
+            line = [rng.choice(filler) if rng.random() < 0.4 else word for word in line]
+        if rng.random() < 0.1:
+            line.insert(rng.integers(len(line)), str(rng.integers(1900, 2020)))
+        line = " ".join(f"{word}," if rng.random() < 0.1 else word for word in line) + "."
+        line = line[0].upper() + line[1:]
+        lines.append(unicodedata.normalize("NFD", line) if rng.random() < 0.1 else line)  # й as two characters, as some programs write it
+    return ("\n".join(lines) + "\n").encode()
+
+
 def make_files():
     """Make every file of the sample: dict of file name -> uncompressed bytes."""
     rng, words = np.random.default_rng(SEED), orjson.loads((HERE / "words.json").read_bytes())
@@ -279,6 +309,7 @@ def make_files():
         "medline_nih_citations.csv.gz": citations,
         "medline_nih_metadata.csv.gz": metadata,
         "topics.csv.gz": csv_bytes("paper_id,pmid,domain,field,topic,subtopic", topics),
+        "topics_text.txt.gz": text_lines(words["Text"], np.random.default_rng(SEED)),
         "everything_wrong_s2.jsonl": wrong,
         "everything_wrong_s2.expected.json": expected,
     }

@@ -70,7 +70,7 @@ def test_missing_and_damaged_artefacts_are_named(tmp_path):
 
 
 def test_presets_and_changes():
-    assert {name: PRESETS[name]["dimensions"] for name in PRESETS} == {"sample": 64, "cs": 512, "medline": 188}
+    assert {name: PRESETS[name]["dimensions"] for name in PRESETS} == {"sample": 64, "cs": 512, "medline": 188, "words": 100}
     config = Config.of_preset("sample", dimensions=None, subset="", heldout=0)
     assert config.dimensions == 64 and config.heldout == 0 and config.subset == "all" and len(config.dumps) == 2
     assert [Config.of_preset("medline", optimizer=name).learning_rate for name in ("sgd", "adam")] == [0.02, 0.003]

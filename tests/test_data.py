@@ -16,7 +16,7 @@ DATA = ROOT / "data"
 def test_the_committed_files_are_what_the_generator_makes(tmp_path):
     subprocess.run([sys.executable, DATA / "generate.py", "--out", tmp_path], check=True, capture_output=True)
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert len(made) == 7
+    assert len(made) == 8
     for name in made:
         read = gzip.decompress if name.endswith(".gz") else bytes  # another zlib may pack the same bytes otherwise
         assert read((tmp_path / name).read_bytes()) == read((DATA / name).read_bytes()), name
