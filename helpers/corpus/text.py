@@ -43,7 +43,7 @@ def _blocks(file: DumpFile) -> Iterator[tuple[str, bytes]]:
     kind, rest = file.name.lower().removesuffix(".gz").split(".")[-1], b""
     with sentences(file):
         if kind in ("csv", "tsv", "parquet"):
-            parsing = pa.csv.ParseOptions("\t" if kind == "tsv" else ",", newlines_in_values=True)
+            parsing = pa.csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
             of_csv = pa.dataset.CsvFileFormat(parsing, convert_options=pa.csv.ConvertOptions(check_utf8=False))
             table = pa.dataset.dataset(file.path, format="parquet" if kind == "parquet" else of_csv)
             names = [field.name for field in table.schema if field.type in (pa.string(), pa.large_string())]
