@@ -1,6 +1,6 @@
 """Keys -> papers: every paper of some shards gets a number, and citations become pairs of numbers in a file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from helpers.corpus.citations import EDGES_AT_A_TIME, INSIDE, MIRRORED, OUTSIDE, UNRECORDED
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
-from helpers.corpus.shards import batches_of, same_key
+from helpers.corpus.shards import batches_of
 from helpers.errors import DumpError
 
 NAMES = pa.schema([("id", pa.string())])
@@ -128,23 +128,22 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
     # what only citations name, but has a record outside the subset, is outside too
     ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
 
-    def numbers_of(keys: np.ndarray, checks_of: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
+    def numbers_of(keys: np.ndarray, checks_of: np.ndarray, names) -> np.ndarray:
         numbers = table.find(keys)
         known = np.flatnonzero(numbers >= 0)
         new = known[checks[numbers[known]] == 0]
         checks[numbers[new]] = checks_of[new]
         if len(differing := known[checks[numbers[known]] != checks_of[known]]):
-            raise DumpError(same_key(name(int(differing[0]))))
+            name = f"The id (of a record, its key) {names[int(differing[0])]} and another one share a 64-bit key"
+            raise DumpError(f"{name} (one chance in a thousand at 200 million ids); rename it in the dump.")
         return numbers
 
     for keys, checks_of, inside in _columns(shards, "records"):
-        outside = numbers_of(keys, checks_of, lambda i, row=row: f"The id of record {row + i + 1:,} (of all that have one)")[~inside]
+        outside = numbers_of(keys, checks_of, keys)[~inside]
         outside = outside[outside >= 0]
         ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
-        row += len(keys)
-    row = 0
     for batch in ids.names:
-        numbers = numbers_of(*keys_of(batch["id"]), lambda i, batch=batch: f"The id {batch['id'][i].as_py()!r}")
+        numbers = numbers_of(*keys_of(batch["id"]), batch["id"])
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
         ids.place[numbers[unrecorded]] = row + unrecorded
