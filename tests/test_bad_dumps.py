@@ -380,17 +380,6 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
         refused(tmp_path / "edges.parquet")
 
 
-def test_hdf5_whose_lists_have_a_hole_does_not_hang(tmp_path):
-    pytest.importorskip("h5py")
-    content = bytearray(fuzz._ancestor())
-    (tmp_path / "citations.h5").write_bytes(content)
-    assert len(rows_of(tmp_path / "citations.h5")) == 6
-    heap = content.index(b"GCOL")
-    content[heap + 16 : heap + 48] = bytes(32)  # a hole of zeros, as a sparse copy leaves it
-    (tmp_path / "citations.h5").write_bytes(content)
-    assert "has a hole" in refused(tmp_path / "citations.h5")
-
-
 @pytest.mark.parametrize("flag", [1, 8])
 def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
     pytest.importorskip("h5py")
