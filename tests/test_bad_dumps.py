@@ -144,16 +144,6 @@ def test_bad_utf8_costs_the_record_it_is_in(tmp_path, name):
     assert report.first["malformed"] == f"{name}, {'row' if name == 'edges.csv' else 'line'} 2"
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-def test_characters_on_the_bound_of_two_pieces_stay_whole(size):
-    text = "aé€😀".encode() * 9 + b"\xff" + "é".encode() * 3
-    stream, read = tables._Utf8(io.BytesIO(text)), b""
-    while piece := stream.read(size + 3):
-        assert len(piece) <= size + 3
-        read += piece
-    assert read == text.replace(b"\xff", b"\x1a") and stream.damaged
-
-
 def test_nuls_around_an_id_are_no_part_of_it_and_a_line_of_them_is_malformed(config, tmp_path):
     (tmp_path / "edges.csv").write_bytes(b"citing,cited\na\0,b\n" + b"c,b \n" * 300 + b"\0" * 5000 + b"\nc,a\n")
     c = config(dumps=[tmp_path / "edges.csv"])
