@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from helpers.artefacts import new_file, sentences_for_disk_errors
+from helpers.artefacts import new_file
 from helpers.config import CORPUS_SETTINGS, ROOT, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
-from helpers.errors import ConfigError, DumpError, TrainingError, UserError
+from helpers.errors import ConfigError, TrainingError, UserError
 
 ABOUT_VALUES = "Execute the notebooks in order. In brackets stands what holds where neither you nor the preset say otherwise."
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0 if {verdict for _, _, verdict in rows} <= {"OK", "not needed on Colab"} else 2
         settings = {name: value for name, value in vars(given).items() if value is not None and name != "command"}
         config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
-        _check_places(config)
+        files_of(config.dumps)  # a path that is not there is told at once
         places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
         return _run(config, settings | places)
     except UserError as error:
@@ -69,16 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Run the same command again: what is finished stays, training goes on from the last checkpoint.", file=sys.stderr)
         return 130
-
-
-def _check_places(config: Config) -> None:
-    # Raise a UserError where a dump is missing or `out` cannot be written: before anything is
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
-    files_of(config.dumps)
-    place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
-    with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
-        probe.write(bytes(1 << 20))
 
 
 def _run(config: Config, settings: dict) -> int:
@@ -100,8 +90,8 @@ def _run(config: Config, settings: dict) -> int:
         own = {name: parameters[name] for name in declared if name in parameters}
         start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(line, flush=True)
-        (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with new_file(Path(config.out) / notebook.name) as executed:
+            (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
             try:
                 with _kernel_kept_quiet():
                     papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)

@@ -31,8 +31,6 @@ PAPERS_AT_A_TIME = 1 << 18
 def build_corpus(config: Config) -> dict:
     """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
     refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
     sources = None  # what tells the files of the dumps from others; None where they are not there any more
     with contextlib.suppress(DumpError):
         sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
