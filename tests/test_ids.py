@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.config import Config
-from helpers.corpus import citations, dumps, ids, shards
+from helpers.corpus import citations, dumps, shards
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.keys import HASHED, NONE, KeyTable, _mixed, ids_of, keys_of
 from helpers.errors import DumpError
@@ -204,7 +204,7 @@ def test_rows_of_memory_mapped_batches_in_any_order(tmp_path_factory, files, dat
     assert sum(batch.num_rows for batch in batches) == n
     if n:
         rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30))
-        table = ids._take(batches, np.array(rows), schema)
+        table = citations._take(batches, np.array(rows), schema)
         assert table["value"].to_pylist() == rows and table["text"].to_pylist() == list(map(str, rows))
 
 
