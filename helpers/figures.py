@@ -52,11 +52,8 @@ def ranking_quality(metrics: dict) -> Figure:
 
 
 def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray, queries: int) -> Figure:
-    """A result list as a map with as many titles as fit, the first ones first.
-
-    points: float (n, 2); titles: str or None (n,); colours: years float (n,), NaN where unknown, or names object (n,); queries: how many
-    papers, the first ones, are what was asked, and marked.
-    """
+    """A result list as a map with as many titles as fit, the first ones first; points: float (n, 2); titles: str or None (n,)."""
+    # colours: years float (n,), NaN where unknown, or names object (n,); queries: how many papers, the first ones, are what was asked
     figure, axes = _map(title, points)
     known, style = colours != "other", {"s": 26, "linewidths": 0, "zorder": 2}
     if colours.dtype != object:
