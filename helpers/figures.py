@@ -11,7 +11,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
+OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
 SIDES = (("left", "center", 6, 0), ("right", "center", -6, 0), ("center", "bottom", 0, 6), ("center", "top", 0, -6))  # of a point
 
 
@@ -31,23 +31,6 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
         if curve.name != "pip_loss":  # which moves by little: citations are sparse
             axes.set_ylim(bottom=0)
     plt.close(figure)
-    return figure
-
-
-def ranking_quality(metrics: dict) -> Figure:
-    """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
-    title = f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)"
-    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": "mean reciprocal rank"})  # inches
-    figure.suptitle(title, x=0.01, ha="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # shown by the cell that returns it, and once only
-    chosen, scores = metrics["chosen_reading"], pd.DataFrame({**metrics["baselines"], **metrics["readings"]}).T
-    interval = scores["mrr"] - scores["mrr_low"], scores["mrr_high"] - scores["mrr"]
-    colours = [OURS if name == chosen else OURS_TOO if name in metrics["readings"] else OTHERS for name in scores.index]
-    bars = axes.barh(scores.index, scores["mrr"], color=colours, xerr=interval, error_kw={"linewidth": 1})
-    axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9)
-    axes.set_yticks(range(len(scores)), [f"{name} (chosen)" if name == chosen else name for name in scores.index])
-    axes.margins(x=0.12)
     return figure
 
 
