@@ -10,7 +10,7 @@ from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
-DRAWN = 1.2e8  # random values made and normalised a second, on 2 cores (measured)
+DRAWN, SMOOTHED, WRITTEN = 1.2e8, 3e9, 3e8  # a second, on 2 cores (measured): random values made, values smoothed, bytes of checkpoints
 STARTING_SECONDS = 5  # TensorBoard's libraries above all
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
@@ -116,15 +116,6 @@ class Item(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """How fast this machine is, as training/plan.py measures it."""
-
-    pairs: float  # trained a second
-    smoothed: float  # values smoothed a second, in all steps: pairs times columns
-    written: float  # bytes a second, to the disk
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """What decides the memory, disk and time of a training."""
 
@@ -139,14 +130,14 @@ class Training:
     parts: int = 1  # of the contexts; several are on the disk, and one of them in RAM
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
-    def items(self, rates: Rates | None = None) -> list[Item]:
-        """The plan, line by line; its times are 0 without rates."""
+    def items(self, rate: float = 0) -> list[Item]:
+        """The plan, line by line; rate: pairs trained a second, as training/plan.py measures it; without it times are 0."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes), self.parts
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / rates.smoothed + N / DRAWN) if rates else 0
-        start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
-        train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) if rate else 0
+        start += (self.steps + 1) * table / WRITTEN if rate and self.on_disk else 0  # columns are files, written at each step
+        train, write = (self.epochs * self.P / rate, checkpoint / WRITTEN) if rate else (0, 0)
         contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")
         if self.gpu and self.on_disk:
             contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
@@ -156,9 +147,9 @@ class Training:
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rates else 0),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rate else 0),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
-            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rate else 0),
             Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
         hottest = [(table, rows) for table, rows in rows_in("GPU memory", N, row, self.gpu).items() if rows]
@@ -194,10 +185,10 @@ class Training:
         )
 
 
-def training_needs(plan: Training, rates: Rates | None = None, there: int = 0) -> dict:
+def training_needs(plan: Training, rate: float = 0, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
     disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
-    seconds = sum(item.seconds for item in plan.items(rates))
+    seconds = sum(item.seconds for item in plan.items(rate))
     return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
 
 
@@ -206,11 +197,11 @@ def _in_minutes(seconds: float) -> str:
     return f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
 
 
-def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, str]]:
+def plan_table(plan: Training, rate: float) -> list[tuple[str, str, str, str, str]]:
     """(what, where, rows, bytes, time) of a training, in words."""
     return [
         (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", _in_minutes(seconds) if seconds else "")
-        for what, where, rows, size, seconds, _ in plan.items(rates)
+        for what, where, rows, size, seconds, _ in plan.items(rate)
     ]
 
 

@@ -16,7 +16,7 @@ import pytest
 from helpers.artefacts import read_manifest, write_manifest
 from helpers.errors import ArtefactError
 from helpers.export import drive
-from helpers.export.drive import check_space, keep, keep_all, mount, open_finished
+from helpers.export.drive import check_space, keep_all, mount, open_finished
 from helpers.training import checkpoint as checkpoints
 from helpers.training.checkpoint import Copies
 
@@ -68,7 +68,7 @@ def test_no_folder_keeps_nothing(finished):
 def test_the_manifest_comes_last(tmp_path, finished, monkeypatch):
     order, original = [], drive._copy_file
     monkeypatch.setattr(drive, "_copy_file", lambda source, copy, bar: (order.append(copy.name), original(source, copy, bar)))
-    keep(finished, tmp_path, "copy")
+    drive._copy(finished, tmp_path / "copy")
     assert order == ["context.npy", "target.npy", "manifest.json"]
 
 
@@ -110,7 +110,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(tmp_path, finished, monkeypatch, 
 
     monkeypatch.setattr(drive, "_copy_file", break_off)
     with pytest.raises(ArtefactError, match=sentence) as caught:
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert "was not kept" in str(caught.value) and not list((tmp_path / "drive").iterdir())
 
 
@@ -127,14 +127,14 @@ def test_a_file_that_does_not_come_back_as_it_went(tmp_path, finished, monkeypat
 
     monkeypatch.setattr(drive, "_copy_file", spoil)
     with pytest.raises(ArtefactError, match=r"target.npy did not come back as it was written; nothing was kept"):
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert not list((tmp_path / "drive").iterdir())
 
 
 def test_what_is_not_whole_is_not_copied(tmp_path, finished):
     (finished / "target.npy").write_bytes(b"short")
     with pytest.raises(ArtefactError, match="is missing or not as its manifest says"):
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert not (tmp_path / "drive").exists()
 
 

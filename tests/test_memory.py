@@ -9,7 +9,6 @@ from helpers import memory
 from helpers.corpus.dumps import files_of
 from helpers.errors import ConfigError
 from helpers.memory import (
-    Rates,
     Training,
     available_ram,
     largest_dimensions,
@@ -129,12 +128,11 @@ def test_the_largest_number_of_dimensions():
 
 
 def test_the_plan_in_words():
-    rates = Rates(pairs=2e6, smoothed=3e9, written=3e8)
-    lines = plan_table(MEDLINE.placed(COLAB), rates)
+    lines = plan_table(MEDLINE.placed(COLAB), 2e6)
     told = {what.split(",")[0]: (where, rows, size, seconds) for what, where, rows, size, seconds in lines}
     assert told["target rows"] == ("RAM", "14,886,544", "5.6 GB", "")
     assert told["training"] == ("", "", "", "about 2 minutes")  # 300 M / 2 M a second = 150 s, half to even
-    needs = training_needs(MEDLINE, rates)
+    needs = training_needs(MEDLINE, 2e6)
     assert needs["ram"] == MEDLINE.needs("RAM") and 150 < needs["seconds"] < 400
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -77,9 +76,6 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
     try:
         import h5py
 
-        content = np.asarray(np.memmap(file.path, np.uint8, "r"))
-        if _endless(content):
-            raise ValueError("a heap of lists has a hole")
         with h5py.File(file.path, "r") as datasets:
             parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
             for part in parts:
@@ -87,7 +83,7 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                 kind = lists.id.get_type()
                 if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
                     raise ValueError(f"batch{part} holds no lists")
-                if len(labels) > len(content):
+                if len(labels) > file.size:
                     raise ValueError(f"batch{part} would be larger than the file")
                 for first in range(0, len(labels), BATCH_RECORDS):
                     rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
@@ -98,20 +94,3 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                 on_bytes(file.size // len(parts))
     except Exception as error:  # damage shows as any of a dozen exceptions
         raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again, or pip install h5py.") from error
-
-
-@numba.njit(cache=True)
-def _endless(file):
-    # Whether HDF5's library would never come to the end of one of the heaps that hold the lists in a file, uint8 (B,)
-    # it goes from object to object (number, 6 bytes, size, content), and stays for ever where both number and size are 0
-    for heap in range(len(file) - 32):
-        if file[heap] == 71 and file[heap + 1] == 67 and file[heap + 2] == 79 and file[heap + 3] == 76:  # GCOL
-            place, end = heap + 16, min(heap + file[heap + 8 : heap + 16].view(np.int64)[0], len(file))
-            while place + 16 <= end:
-                size, is_free = file[place + 8 : place + 16].view(np.int64)[0], file[place] == 0 and file[place + 1] == 0
-                if is_free and size == 0:
-                    return True
-                if not 0 <= size < len(file):
-                    break
-                place += size if is_free else 16 + (size + 7) // 8 * 8
-    return False

@@ -17,7 +17,6 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
-from helpers.corpus.ids import number_papers
 from helpers.corpus.records import KEPT
 from helpers.corpus.shards import discard, read_shards
 from helpers.errors import ArtefactError, DumpError
@@ -47,8 +46,6 @@ def build_corpus(config: Config) -> dict:
 def known_corpus(config: Config) -> tuple[list[str] | None, dict | None]:
     """(what tells the files of config.dumps from others, None where they are not there any more; the report of a corpus made of them)."""
     refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
     sources = None
     with contextlib.suppress(DumpError):
         sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
@@ -65,7 +62,7 @@ def known_corpus(config: Config) -> tuple[list[str] | None, dict | None]:
 def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
     """Make `out/corpus/` of finished shards and the counts of their reading (records.Report); returns the report."""
     with new_folder(config.folder("corpus")) as folder:
-        ids = number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
+        ids = citations.number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
         if not report.read["citations"]:
             papers = f"{', '.join(config.dumps)}: {report.read['papers']:,} papers"
             raise DumpError(f"{papers} but not one citation; give a file that holds citations, too.")

@@ -48,7 +48,9 @@ class DumpFile(NamedTuple):
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
-    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
+    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where there are none."""
+    if not dumps:
+        raise DumpError("This preset needs a dump: give the path of its file or folder with --dump PATH, or as DUMPS in notebook 01.")
     files = []
     for dump in (Path(dump) for dump in dumps if not REMOTE.match(str(dump))):
         with sentences(dump):

@@ -5,7 +5,6 @@
 
 import codecs
 import csv
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,8 +21,10 @@ COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "doi"
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
-SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none
+SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none, which stands for bytes that are no UTF-8 where MARKED is decoded
+MARKED = codecs.CodecInfo(None, None, incrementaldecoder=lambda: codecs.getincrementaldecoder("utf-8")("substitute"), name="utf_8_marked")
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
+codecs.register(lambda name: MARKED if name == MARKED.name else None)
 
 
 def _columns_of(header: list[str]) -> dict[str, str]:
@@ -77,7 +78,7 @@ class Table:
     def _of_csv(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         is_papers, tabs = self.SCHEMA is PAPERS, self.delimiter == "\t"
         columns = list({*self.columns.values()}) if is_papers else self.names  # of citations all: each may have a lost quotation mark
-        stream, rows_read = _Utf8(stream), 0
+        stream, rows_read = pa.transcoding_input_stream(pa.PythonFile(stream, "r"), MARKED.name, "utf-8"), 0
 
         def skip(row) -> str:
             lines = 1 + row.text.count("\n")  # a quotation mark without its partner takes what follows with it
@@ -91,7 +92,8 @@ class Table:
         converting = pa.csv.ConvertOptions(include_columns=columns if is_papers else None, column_types=dict.fromkeys(columns, pa.string()))
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             rows_read += batch.num_rows
-            if stream.quoted or stream.damaged:
+            letters = [(values.buffers()[2] or pa.py_buffer(b"")).to_pybytes() for values in batch.columns]
+            if any(mark in some for some in letters for mark in (b"\n", SUBSTITUTE.encode())):  # seldom
                 lines = self._lines_of_bad_rows(batch)
                 for i in np.flatnonzero(lines).tolist():
                     report.drop(self.SCHEMA, "malformed", f"{self.file.name}, row {rows_read - batch.num_rows + i + 1}", int(lines[i]))
@@ -112,27 +114,6 @@ class Table:
     def _of_parquet(self) -> Iterator[pa.RecordBatch]:
         for batch in pa.parquet.ParquetFile(self.file.path).iter_batches(BATCH_RECORDS, columns=list({*self.columns.values()})):
             yield pa.RecordBatch.from_arrays([_as_text(array) for array in batch.columns], names=batch.schema.names)
-
-
-class _Utf8(io.RawIOBase):
-    # A stream whose bytes are UTF-8: what is not becomes a SUBSTITUTE; tells whether it was damaged, or holds quotation marks
-
-    def __init__(self, stream):
-        self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-8")("substitute")
-        self.damaged = self.quoted = False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        kept = self._decoder.getstate()[0]
-        chunk = self._stream.read(size - len(kept))
-        self.quoted |= b'"' in chunk
-        if chunk.isascii() and not kept:
-            return chunk
-        text = self._decoder.decode(chunk, final=len(chunk) < size - len(kept))
-        self.damaged |= SUBSTITUTE in text
-        return text.encode()
 
 
 def _as_text(array: pa.Array) -> pa.Array:

@@ -129,6 +129,7 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
     if finished(folder, {**facts, "form": form}):
         print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
     check_space(folder.parent, FORMS[form].bytes(*tables["target"].shape))
     with new_folder(folder) as new:
         rows = FORMS[form].write(new, tables, papers) or len(papers)
@@ -178,12 +179,3 @@ def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
     if isinstance(forms, str) or not forms or not set(forms) <= set(FORMS):
         raise ConfigError(f"FORMS = {forms!r} must be a list of at least one form; choose among {', '.join(FORMS)}.")
     return {form: FORMS[form].bytes(N, D) for form in forms}
-
-
-def export_forms(out: Path, forms: list[str], tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> list[Path]:
-    """Write `out/FORM/` of the "target" and "context" tables, float (N, D), for each form; ArtefactError where the disk has no room."""
-    # papers: row, paper_id, title, year, degree; facts: for the manifests
-    out.mkdir(parents=True, exist_ok=True)
-    for form in forms:
-        write_form(out / form, form, tables, papers, facts)
-    return [out / form for form in forms]
