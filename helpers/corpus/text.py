@@ -72,7 +72,8 @@ def _numbered(name: str, texts: bytes) -> tuple[str, list[str], np.ndarray]:
 
 
 def _all_numbered(files: list[DumpFile]) -> Iterator[tuple[str, list[str], np.ndarray]]:
-    blocks, large = (block for file in files for block in _blocks(file) if block[1]), sum(file.size for file in files) > WORTH_A_PROCESS
+    large = sum(file.size for file in files) > WORTH_A_PROCESS
+    blocks = (block for file in files for block in _blocks(file) if block[1])
     with readers() if large else contextlib.nullcontext() as pool:
         while some := list(itertools.islice(blocks, 8)):  # what is read does not run ahead of what is cleaned
             yield from (pool.map if large else map)(_numbered, *zip(*some, strict=True))
@@ -85,11 +86,9 @@ def _pieces(path: Path) -> Iterator[np.ndarray]:
 
 
 def build_vocabulary(config: Config) -> dict:
-    """Make `out/corpus/` of texts; returns its report. Raises DumpError where they cannot be read or too few words are left.
-
-    Beside papers.parquet: vocabulary.json, each word's count; tokens.npy int32, the ids of all texts, without words that come fewer than
-    min_degree times; texts_indptr.npy int64 (T+1,), where each text begins.
-    """
+    """Make `out/corpus/` of texts; returns its report. Raises DumpError where they cannot be read or too few words are left."""
+    # Beside papers.parquet: vocabulary.json, each word's count; tokens.npy int32, the ids of all texts, without words that come fewer than
+    # min_degree times; texts_indptr.npy int64 (T+1,), where each text begins. Memory is bounded by the different words, 100 bytes each.
     sources, known = known_corpus(config)
     if known:
         return known
