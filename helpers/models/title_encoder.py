@@ -1,12 +1,9 @@
-"""Rows of papers from their titles, for those that nobody has cited: an LSTM over letters and words, trained by the loss of all others."""
+"""Rows of papers from their titles alone: an LSTM over letters and words, trained by the loss and the noise of all other engines."""
 
-# Bytes are read as words and words as the title, by one bidirectional LSTM each: a word that comes often in a batch is read once, and a
-# title costs a dozen steps, not sixty. What an LSTM gives at each step is pooled by its largest values; two linear heads make the rows.
+# One bidirectional LSTM reads the bytes of words, another the words of the title: a word is spelt once a batch, however often it comes, and
+# a title takes a dozen steps, not sixty. What goes into an LSTM is averaged over the steps beside what comes out.
 
-import itertools
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,129 +11,119 @@ import torch
 from torch import nn
 
 from helpers.artefacts import differences, new_file
-from helpers.errors import ArtefactError, UserError, in_a_line
+from helpers.errors import ArtefactError, UserError
 from helpers.models.sgns import sgns_loss
-from helpers.pairs.blocks import PairSource
 from helpers.pairs.noise import draw
 from helpers.progress import progress
 
-MOST_LETTERS = 500  # of a title: what comes after them is not read
-WORD = re.compile(r"\w{1,24}")  # a longer one is read as several
+MOST_LETTERS, WORD = 500, re.compile(r"\w{1,24}")  # what is read of a text; what is left of a longer word is another one
 TITLES = 101  # what random numbers are for, beside those of pairs/blocks.py
-AT_A_TIME = 1024  # titles that are embedded together
+SHARED_NEGATIVES = 512  # of a batch of pairs
+AT_A_TIME = 1024  # texts
 
 
 class TitleEncoder(nn.Module):
-    """A list of n texts in, (target rows, context rows) out, float32 (n, D) each; the weights it starts from depend on `seed` alone."""
+    """Rows of D `dimensions` from texts; hidden: what each LSTM keeps in each direction; it starts from weights that `seed` gives."""
 
-    def __init__(self, dimensions: int, hidden: int = 128, dropout: float = 0.2, seed: int = 0):
+    def __init__(self, dimensions: int, hidden: int = 64, dropout: float = 0.2, seed: int = 0):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.letters = nn.Embedding(256, 32)
+            self.letters, self.dropout = nn.Embedding(256, 32), nn.Dropout(dropout)
             self.spelling = nn.LSTM(32, hidden, bidirectional=True)
-            self.reading = nn.LSTM(2 * hidden, hidden, bidirectional=True)
-            self.heads = nn.Linear(2 * hidden, 2 * dimensions)
-        self.dropout = nn.Dropout(dropout)
+            self.reading = nn.LSTM(32 + 2 * hidden, hidden, bidirectional=True)
+            self.heads = nn.Linear(32 + 4 * hidden, 2 * dimensions)
 
     def forward(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every text must have a letter or a digit."""
+        """(target, context) rows, float32 (n, D) each, of texts that `check_titles` lets pass."""
         device, of_texts = self.heads.weight.device, [WORD.findall(text[:MOST_LETTERS].lower()) for text in texts]
-        place = {word: i for i, word in enumerate(dict.fromkeys(itertools.chain(*of_texts)))}
-        spelt = [word.encode() for word in place]
+        number = {word: i for i, word in enumerate({word: None for words in of_texts for word in words})}
+        spelt = [word.encode() for word in number]
         letters = torch.frombuffer(bytearray(b"".join(spelt)), dtype=torch.uint8).to(device)
-        words = self._read(self.spelling, self.letters(letters.int()), [len(word) for word in spelt])
-        places = torch.tensor([place[word] for words_of in of_texts for word in words_of], device=device)
-        return self.heads(self._read(self.reading, words[places], [len(words_of) for words_of in of_texts])).chunk(2, dim=1)
+        rows = self._read(self.spelling, self.letters(letters.int()), [len(word) for word in spelt])
+        places = torch.tensor([number[word] for words in of_texts for word in words], device=device)
+        return self.heads(self._read(self.reading, rows[places], [len(words) for words in of_texts])).chunk(2, dim=1)
 
     def _read(self, lstm: nn.LSTM, steps: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        # of sequences of these lengths, one behind the other in `steps`, the largest of each value that the LSTM gives
-        packed = nn.utils.rnn.pack_sequence(self.dropout(steps).split(lengths), enforce_sorted=False)
-        return self.dropout(nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], padding_value=-torch.inf)[0].amax(dim=0))
+        # The means of sequences of these lengths, one behind the other in `steps`, and of what the LSTM makes of them
+        places = nn.utils.rnn.pack_sequence(torch.arange(len(steps), device=steps.device).split(lengths), enforce_sorted=False)
+        taken = nn.utils.rnn.PackedSequence(self.dropout(steps)[places.data], *places[1:])
+        both = nn.utils.rnn.PackedSequence(torch.cat([taken.data, lstm(taken)[0].data], dim=1), *places[1:])
+        return nn.utils.rnn.pad_packed_sequence(both)[0].sum(dim=0) / torch.tensor(lengths, device=steps.device)[:, None]
 
 
-def batch_loss(encoder: TitleEncoder, texts, targets, contexts, negatives, weight: float, known=None) -> torch.Tensor:
-    """`sgns_loss` of pairs (targets, contexts int (B,)) and the negatives int (S,) that they share, each different title encoded once.
+def check_titles(texts: list[str | None]) -> None:
+    """Raise UserError where there is nothing to read, and tell of texts that are cut."""
+    if empty := [row for row, text in enumerate(texts, 1) if not WORD.search((text or "")[:MOST_LETTERS])]:
+        raise UserError(f"Title {empty[0]:,} of {len(texts):,} has no letter and no digit to read: leave it out, or write it.")
+    if long := [row for row, text in enumerate(texts, 1) if len(text) > MOST_LETTERS]:
+        print(
+            f"{len(long):,} titles, the first of them title {long[0]:,}, are longer than {MOST_LETTERS} characters: the rest is not read."
+        )
 
-    known: trained (target, context) float (N, D): then only targets are encoded, and trained for both tables, against the rows known.
-    """
+
+def batch_loss(encoder, texts, targets, contexts, negatives, weight: float, known=None) -> torch.Tensor:
+    """`sgns_loss` of pairs (targets, contexts int (B,)) with negatives int (S,) for all of them; each different text is read once."""
     papers, places = np.unique(targets if known else np.concatenate([targets, contexts, negatives]), return_inverse=True)
-    of_targets, of_contexts = encoder([texts[paper] for paper in papers.tolist()])
+    rows = encoder([texts[paper] for paper in papers.tolist()])
     if not known:
-        first, then = len(targets), len(targets) + len(contexts)
-        parts = of_contexts[places[first:then]], of_contexts[places[then:]]
-        return sgns_loss(of_targets[places[:first]], *parts, weight)
-    total = 0
-    for own, table in ((of_targets, known[1]), (of_contexts, known[0])):
-        rows = [torch.from_numpy(np.asarray(table[ids], np.float32)).to(own.device) for ids in (contexts, negatives)]
-        total = total + sgns_loss(own[places], *rows, weight)
-    return total / 2
+        of, to, noisy = np.split(places, [len(targets), 2 * len(targets)])
+        return sgns_loss(rows[0][of], rows[1][to], rows[1][noisy], weight)
+    others = [torch.from_numpy(np.asarray(table[ids], np.float32)).to(rows[0].device) for table in known for ids in (contexts, negatives)]
+    return (sgns_loss(rows[0][places], *others[2:], weight) + sgns_loss(rows[1][places], *others[:2], weight)) / 2
 
 
-def fit(
-    encoder: TitleEncoder, texts: list[str | None], source: PairSource, noise: np.ndarray, *, epochs: int, batch_pairs: int = 4096,
-    negatives: int = 5, shared_negatives: int = 512, learning_rate: float = 2e-3, known=None, path: Path | None = None,
-    evaluate: Callable[[TitleEncoder], dict[str, float]] | None = None,
-) -> list[dict]:  # fmt: skip
-    """Train the encoder by Adam on the pairs of the papers that have a title; a log row (epoch, pairs, seconds, loss, ...) an epoch.
-
-    texts: of the N papers; source, noise: as for any engine; known: see `batch_loss`; evaluate: gives more of a row; path: of a file that
-    is written after each epoch and gone on from. What comes out depends on source.seed alone. ArtefactError: that file is of another run.
-    """
-    adam, log, device = torch.optim.Adam(encoder.parameters(), learning_rate), [], encoder.heads.weight.device
-    facts = {"pairs": source.pairs, "seed": source.seed, "batch_pairs": batch_pairs, "learning_rate": learning_rate, "epochs": epochs}
+def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5, learning_rate=4e-3, known=None, evaluate=None, path=None):
+    """Train by Adam on a PairSource and its noise, as the engines do; returns a log row (epoch, pairs, loss) an epoch, list[dict]."""
+    # texts: str of all N papers. known: trained (target, context) float (N, D): then targets alone are read, and held against
+    # known rows in both directions, and papers may be without a text. evaluate(encoder): gives more of a log row. path: of a file that is
+    # written after each epoch, and gone on from; ArtefactError where it is of another training. Same source.seed, same weights.
+    if not known:
+        check_titles(texts)
+    adam, device, log = torch.optim.Adam(encoder.parameters()), encoder.heads.weight.device, []
+    facts = {"pairs": source.pairs, "seed": source.seed, "epochs": epochs, "batch_pairs": batch_pairs, "learning_rate": learning_rate}
+    facts["values"] = sum(values.numel() for values in encoder.parameters())
     if path and Path(path).exists():
-        try:
-            kept = torch.load(path, device, weights_only=True)
-            encoder.load_state_dict(kept["encoder"])
-            adam.load_state_dict(kept["adam"])
-        except Exception as error:
-            raise ArtefactError(f"{path} is damaged, or of another encoder ({in_a_line(error)}): delete it to begin anew.") from error
+        kept = torch.load(path, device, weights_only=True)
         if differs := differences(kept["facts"], facts):
-            raise ArtefactError(f"{path} was trained otherwise ({'; '.join(differs)}): delete it, or choose another.")
+            raise ArtefactError(f"{path} is of another training ({'; '.join(differs)}): delete it, or choose another path.")
+        encoder.load_state_dict(kept["encoder"])
+        adam.load_state_dict(kept["adam"])
         log = kept["log"]
-    titled, total = np.array([bool(WORD.search(text or "")) for text in texts]), epochs * source.pairs
-    done = len(log) * source.pairs
+    titled, total = np.array([bool(WORD.search((text or "")[:MOST_LETTERS])) for text in texts]), epochs * source.pairs
+    done = log[-1]["pairs"] if log else 0
     with torch.random.fork_rng(), progress(title="Titles", unit=" pairs", total=total, initial=done) as bar:
         for epoch in range(len(log), epochs):
-            start, losses, trained = time.perf_counter(), 0.0, 0
+            losses = []
             encoder.train()
             for block in range(source.blocks):
                 generator = source.generator(epoch, block, TITLES)
                 torch.manual_seed(int(generator.integers(1 << 62)))
-                pairs = source.block(epoch, block)
-                for first in range(0, len(pairs[0]), batch_pairs):
-                    targets, contexts = (ids[first : first + batch_pairs] for ids in pairs)
-                    noisy = draw(noise, shared_negatives, generator)
-                    done += len(targets)
-                    if not known:
-                        noisy = noisy[titled[noisy]]
-                    usable = titled[targets] & (titled[contexts] | bool(known))
-                    targets, contexts = targets[usable], contexts[usable]
-                    if len(targets) and len(noisy):
-                        adam.param_groups[0]["lr"] = learning_rate * (1 - 0.9 * done / total)
-                        loss = batch_loss(encoder, texts, targets, contexts, noisy, negatives / len(noisy), known)
+                targets, contexts = source.block(epoch, block)
+                for first in range(0, len(targets), batch_pairs):
+                    batch = first + np.flatnonzero(titled[targets[first : first + batch_pairs]])
+                    if len(batch):
+                        noisy = targets[batch], contexts[batch], draw(noise, SHARED_NEGATIVES, generator)
+                        loss = batch_loss(encoder, texts, *noisy, negatives / SHARED_NEGATIVES, known) / len(batch)
                         adam.zero_grad()
-                        (loss / len(targets)).backward()
+                        loss.backward()
+                        adam.param_groups[0]["lr"] = learning_rate * (1 - 0.9 * bar.n / total)
                         adam.step()
-                        losses, trained = losses + loss.item(), trained + len(targets)
-                        bar.set_postfix(loss=f"{losses / trained:.3f}", refresh=False)
-                    bar.update(done - bar.n)
-            row = {"epoch": epoch + 1, "pairs": done, "seconds": time.perf_counter() - start, "loss": losses / max(trained, 1)}
-            log.append(row | (evaluate(encoder) if evaluate else {}))
+                        losses.append(loss.item())
+                        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+                    bar.update(min(batch_pairs, len(targets) - first))
+            if not losses:
+                raise UserError(f"There is nothing to train on: of {len(texts):,} papers none with a citation has a title.")
+            log.append({"epoch": epoch + 1, "pairs": int(bar.n), "loss": float(np.mean(losses)), **(evaluate(encoder) if evaluate else {})})
             if path:
                 with new_file(path) as new:
                     torch.save({"encoder": encoder.state_dict(), "adam": adam.state_dict(), "log": log, "facts": facts}, new)
     return log
 
 
-def embed(encoder: TitleEncoder, texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
-    """(target, context) rows, float32 (n, D) each, of titles; what else they are given with plays no part. UserError for an empty one."""
-    for row, text in enumerate(texts):
-        if not WORD.search(text or ""):
-            raise UserError(f"Title {row + 1} of {len(texts):,} has no letter and no digit ({text!r}): leave it out, or give its words.")
-        if len(text) > MOST_LETTERS:
-            print(f"Title {row + 1} of {len(texts):,} has {len(text):,} characters: the first {MOST_LETTERS} are read.")
+def embed(encoder: TitleEncoder, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(target, context) rows of texts, float32 (n, D) each; UserError for one that is empty."""
+    check_titles(texts)
     encoder.eval()
     with torch.no_grad():
         parts = [[rows.cpu().numpy() for rows in encoder(texts[i : i + AT_A_TIME])] for i in range(0, len(texts), AT_A_TIME)]
