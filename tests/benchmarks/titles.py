@@ -170,7 +170,7 @@ def run(quick: bool = False) -> dict[str, float] | None:
         print("This benchmark needs real citation data: set PAPER_DATA to its folder.")
         return None
     torch.set_num_threads(THREADS)
-    corpora = {"": (paperscape(QUICK_BEFORE), 4)} if quick else {"": (paperscape(), 8), "_synergy": (synergy(), 16)}
+    corpora = {"": (paperscape(QUICK_BEFORE), 2)} if quick else {"_synergy": (synergy(), 6), "": (paperscape(), 4)}
     figures = {}
     for suffix, (corpus, epochs) in corpora.items():
         print(f"{suffix.strip('_') or 'paperscape'}: {len(corpus.ids):,} papers, {len(corpus.citations):,} citations", flush=True)
