@@ -23,9 +23,11 @@ from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.corpus.text import build_vocabulary
 from helpers.export.embeddings import open_answer
+from helpers.models.title_encoder import TitleEncoder, embed, fit
 from helpers.neighbors.baselines import factorised, pip_loss
 from helpers.neighbors.evaluate import Questions, splits
 from helpers.neighbors.search import normalised, top_k
+from helpers.pairs.blocks import PairSource
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.pairs.noise import alias_table, draw
 from helpers.pairs.shards import ShardPairs, write_shards
@@ -43,7 +45,7 @@ VOCABULARY, TOKENS, TEXT_LENGTH, SUBSAMPLE = 2_500_000, 16_000_000, 20, 1e-4  # 
 LARGE_D, GOAL_PAIRS, SEEDS_HOURS = 100, 10**9, 13  # taiga's notebook took 13 hours for an epoch on a T4
 RATE_SECONDS = 60
 TABLE = [(dimensions, batch) for dimensions in (50, 200) for batch in (1024, 8192)]
-TABLE_EPOCHS = 3
+TABLE_EPOCHS, RNN_PAIRS = 3, 1 << 17  # the encoder reads some thousand pairs a second: of each epoch it sees so many
 NEIGHBOURS = ("array", "file", "function", "thread", "matrix", "error", "random", "date")
 ANALOGIES = ("array arrays matrix", "row rows column", "minimum maximum lower", "return returns raise", "encode decode write")
 
@@ -224,7 +226,7 @@ def _validated(text: Text, name: str, way, tried: slice):
 
 
 def table(text: Text) -> None:
-    """Print sgns_pytorch's table: model, embedding, batch, time per epoch, lowest PIP loss."""
+    """Print sgns_pytorch's table: model, embedding, batch, time per epoch, lowest PIP loss; rnn: rows from the letters of the words."""
     print("\n| model | embedding | batch | time per epoch (CPU-s) | lowest PIP loss | SVD |\n|---|---|---|---|---|---|")
     floors = {dimensions: pip_loss(text.pairs, factorised(text.pairs, dimensions)[0]) for dimensions, _ in TABLE}
     for dimensions, batch in TABLE:
@@ -232,3 +234,38 @@ def table(text: Text) -> None:
         *_, seconds, losses = text.ours(RATES["ours"][1], 0, **how)
         line = f"| sgns | {dimensions} | {batch:,} | {seconds / TABLE_EPOCHS:.1f} | {min(losses[1:]):.4f} | {floors[dimensions]:.4f} |"
         print(line, flush=True)
+    some = SomePairs(text.source, RNN_PAIRS)
+    for dimensions, batch in TABLE:
+        seconds, losses = rnn(text, some, dimensions, batch)
+        line = f"| rnn | {dimensions} | {batch:,} | {seconds / TABLE_EPOCHS * text.source.pairs / some.pairs:.0f} (of a whole epoch, "
+        print(line + f"from {some.pairs:,} pairs) | {min(losses):.4f} | {floors[dimensions]:.4f} |", flush=True)
+
+
+class SomePairs(PairSource):
+    """About the first `pairs` pairs of each epoch of another source, as one block."""
+
+    def __init__(self, source: PairSource, pairs: int):
+        self.source, self.seed, self.papers, self.blocks = source, source.seed, source.papers, 1
+        self.most_pairs = self.pairs = min(pairs, len(source.block(0, 0)[0]))
+
+    def _fill_block(self, epoch, block, targets, contexts):
+        found = self.source.block(epoch, 0)
+        size = min(self.pairs, len(found[0]))
+        targets[:size], contexts[:size] = (ids[:size] for ids in found)
+        return size
+
+
+def rnn(text: Text, source: PairSource, dimensions: int, batch: int) -> tuple[float, list[float]]:
+    """(CPU-seconds, PIP loss by epoch) of the title encoder, whose titles are the words, from random weights."""
+    watched = [0.0]
+
+    def watch(encoder):
+        begun = time.process_time()
+        loss = pip_loss(text.pairs, embed(encoder, text.words)[0])
+        watched[0] += time.process_time() - begun
+        return {"pip_loss": loss}
+
+    start = time.process_time()
+    encoder = TitleEncoder(dimensions)
+    log = _quietly(fit, encoder, text.words, source, text.pairs.noise, epochs=TABLE_EPOCHS, batch_pairs=batch, evaluate=watch)
+    return time.process_time() - start - watched[0], [row["pip_loss"] for row in log]
