@@ -5,6 +5,7 @@
 
 import codecs
 import csv
+import itertools
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -146,50 +147,39 @@ class _Plain(pickle._Unpickler):  # the one written in Python: C's sets aside wh
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _texts(path: Path) -> pa.Array:
-    # The texts of a pickle by row, large_string (n,), null where there is none
+def _texts(path: Path) -> dict[int, str]:
+    # The texts of a pickle by row
     try:
         with open(path, "rb") as file:
             values = _Plain(file).load()
         by_row = values if isinstance(values, dict) else dict(enumerate(values))
-        if max(by_row) > 100 + 10 * len(by_row):
-            raise ValueError("its rows are far apart")
-        return pa.array([text(by_row.get(row)) for row in range(max(by_row) + 1)], pa.large_string())
+        return {int(row): kept for row, value in by_row.items() if (kept := text(value))}
     except Exception as error:  # a damaged pickle may end in any exception there is
         raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
 
 
-def _of_rows(texts: pa.Array, rows: np.ndarray) -> pa.Array:
-    # The texts of rows int64 (n,), string, null where there is none
-    return texts.take(pa.array(rows, mask=(rows < 0) | (rows >= len(texts)))).cast(pa.string())
-
-
 def of_ancestor(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[pa.RecordBatch]:
     """Batches of PAPERS from an HDF5 file and the pickles beside it; on_bytes: called with the bytes of each dataset, about."""
-    titles = ids = pa.array([], pa.large_string())
+    titles, ids = {}, {}
+
+    def name(row: int) -> str | None:
+        return ids.get(row) or str(row) if row >= 0 else None
+
     for path in sorted(path for path in file.path.parent.iterdir() if path.suffix.lower() in PICKLES):
         texts = _texts(path)
-        if all(S2_ID.fullmatch(value or "") for value in texts.drop_null()[:100].to_pylist()):
-            ids = texts
-        else:
-            titles = texts
-    for rows, counts, others in _rows(file, on_bytes):
-        of_others, later = np.repeat(np.arange(len(rows)), counts), others >= np.repeat(rows, counts)
-        lists, nothing = [], [pa.nulls(len(rows), field.type) for field in list(PAPERS)[2:-2]]
-        for some in (later, ~later):
-            ends = np.cumsum(np.bincount(of_others[some], minlength=len(rows)))
-            offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-            lists.append(pa.ListArray.from_arrays(offsets, _names(others[some], ids)))
-        values = [_names(rows, ids), _of_rows(titles, rows), *nothing, *lists]
-        yield batch_of(values, PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
+        are_ids = all(map(S2_ID.fullmatch, itertools.islice(texts.values(), 100)))
+        (ids if are_ids else titles).update(texts)
+    unknown = [None] * (len(PAPERS) - 4)
+    for rows, lists in _rows(file, on_bytes):
+        papers = []
+        for row, others in zip(rows, lists, strict=True):
+            cites, cited_by = [name(other) for other in others if other >= row], [name(other) for other in others if other < row]
+            papers.append((name(row), titles.get(row), *unknown, cites, cited_by))
+        yield batch_of(list(zip(*papers, strict=True)), PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
 
 
-def _names(rows: np.ndarray, ids: pa.Array) -> pa.Array:
-    return pc.coalesce(_of_rows(ids, rows), pa.array(rows, mask=rows < 0).cast(pa.string()))
-
-
-def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
-    # (rows int64 (n,), how many others each lists, those int64), BATCH_RECORDS rows at a time
+def _rows(file, on_bytes) -> Iterator[tuple[list[int], list[list[int]]]]:
+    # (rows, what each lists), BATCH_RECORDS rows at a time
     try:
         import h5py
 
@@ -204,10 +194,10 @@ def _rows(file, on_bytes) -> Iterator[tuple[np.ndarray, list[int], np.ndarray]]:
                     raise ValueError(f"batch{part} would be larger than the file")
                 for first in range(0, len(labels), BATCH_RECORDS):
                     rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
-                    found = [others.astype(np.int64) for others in lists[first : first + BATCH_RECORDS]]
+                    found = [others.astype(np.int64).tolist() for others in lists[first : first + BATCH_RECORDS]]
                     if rows.min(initial=0) < 0 or len(found) != len(rows):
                         raise ValueError(f"batch{part} does not belong to labels{part}")
-                    yield rows, [len(others) for others in found], np.concatenate([np.empty(0, np.int64), *found])
+                    yield rows.tolist(), found
                 on_bytes(file.size // len(parts))
     except Exception as error:  # damage shows as any of a dozen exceptions
         raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again, or pip install h5py.") from error
