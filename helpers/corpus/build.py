@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +33,7 @@ def build_corpus(config: Config) -> dict:
     if finished := _finished(config, sources):
         print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
         return finished
-    start = time.perf_counter()
-    shards, report = read_shards(config)
-    counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
-    kept = f"{counts['papers']['kept']:,} papers and {counts['citations']['kept']:,} citations kept"
-    print(f"{papers:,} papers and {cited:,} citations read, {kept}, in {time.perf_counter() - start:.1f} s")
+    counts = combine(config, *read_shards(config), sources)
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
