@@ -168,13 +168,6 @@ def test_an_unknown_form():
             sizes(forms, 1, 1)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, papers):
-    huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (N, 10**11), (0, 0))
-    with pytest.raises(ArtefactError, match=r"GB free, but \d+.\d+ GB are needed; choose a smaller form"):
-        write_form(tmp_path / "exports" / "npy_float32", "npy_float32", {"target": huge, "context": huge}, with_rows(papers), {})
-    assert not list((tmp_path / "exports").iterdir())
-
-
 def test_the_contract_of_embeddings(tmp_path, papers, tables):
     write_embeddings(tmp_path / "embeddings", papers, tables["target"], tables["context"], source="test")
     opened, target, _, manifest = open_embeddings(tmp_path / "embeddings")

@@ -12,7 +12,6 @@ import torch
 
 from helpers.artefacts import finished, new_folder, open_npy, write_manifest
 from helpers.errors import ArtefactError, ConfigError
-from helpers.export.drive import check_space
 from helpers.neighbors.search import answerable, nearest
 from helpers.rows.bfloat16 import ReadThrough
 
@@ -129,8 +128,6 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
     if finished(folder, {**facts, "form": form}):
         print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    check_space(folder.parent, FORMS[form].bytes(*tables["target"].shape))
     with new_folder(folder) as new:
         rows = FORMS[form].write(new, tables, papers) or len(papers)
         if form != "projector":
