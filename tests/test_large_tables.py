@@ -82,7 +82,7 @@ def test_a_warm_start_through_files_equals_that_in_memory(tmp_path):
     in_ram = new_tables(config(tmp_path, tables_on_disk=False, dimensions=90, row_type="bfloat16"), pairs.indptr, pairs.contexts)
     on_disk = new_tables(config(tmp_path, dimensions=90, row_type="bfloat16"), pairs.indptr, pairs.contexts)
     assert all(torch.equal(a, b) for a, b in zip(in_ram, on_disk, strict=True)) and in_ram[0].any()
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["context.npy", "target.npy"]
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["target.npy"]
 
 
 def test_the_loss_is_that_of_the_rows_as_they_are_now(tmp_path):
