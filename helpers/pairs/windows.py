@@ -9,7 +9,7 @@ from helpers.artefacts import map_array
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.errors import ConfigError
-from helpers.pairs.blocks import ORDER, PAIRS, PairSource, joined, split
+from helpers.pairs.blocks import GROUPS, ORDER, PAIRS, PairSource, joined, split
 from helpers.pairs.noise import noise_table
 
 NOTEBOOK = "notebook 08_word_vectors"
@@ -62,10 +62,11 @@ class WindowPairs(PairSource):
         self.pairs = round(first * int(sizes.sum()))
 
     def by_target(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on, word by word as the texts go: MRR .383 against .364 with each word's pairs of a block together."""
+        """One block to train on, each place of a text for itself, in random order: that finds more than all of a word's pairs together."""
         targets, contexts = self.block(epoch, block)
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
-        return targets[firsts], np.arange(len(firsts), dtype=np.int32), np.append(firsts, len(targets)), contexts
+        order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
+        return targets[firsts], order, np.append(firsts, len(targets)), contexts
 
     def _fill_block(self, epoch, block, targets, contexts):
         if min(len(targets), len(contexts)) < self.most_pairs:
