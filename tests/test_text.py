@@ -17,7 +17,7 @@ import pytest
 from helpers.config import Config
 from helpers.corpus import text
 from helpers.corpus.build import open_corpus
-from helpers.corpus.text import build_vocabulary, clean
+from helpers.corpus.text import build_vocabulary, words_of
 from helpers.errors import ArtefactError, ConfigError, DumpError, UserError
 from helpers.neighbors.evaluate import validation_scores
 from helpers.neighbors.search import find_papers
@@ -67,7 +67,14 @@ def stored(config) -> tuple[dict[str, int], list[list[str]]]:
     return vocabulary, [[names[word] for word in tokens[a:b]] for a, b in itertools.pairwise(starts)]
 
 
+def clean(text: str) -> list[str]:
+    *words, end = words_of(pa.array([text])).to_pylist()
+    assert end == ""
+    return words
+
+
 def test_cleaning():
+    assert words_of(pa.array(["", "one two", "7", "three"])).to_pylist() == ["", "one", "two", "", "", "three", ""]
     assert clean("The ﬁrst, 2nd & 3rd CATS!") == ["the", "first", "nd", "rd", "cats"]
     assert clean("Привет,  МИР\u0301 №5") == ["привет", "мир", "no"]
     assert clean("и\u0306ога") == ["йога"] == clean("йога"), "composed"
@@ -104,13 +111,13 @@ def test_a_text_is_what_the_plain_way_makes_of_it(words, tmp_path, form, least):
     assert report["texts"]["read"] - sum(report["texts"]["dropped"].values()) == len(texts)
 
 
-def test_large_texts_are_read_in_pieces_by_processes(words, tmp_path, monkeypatch):
+def test_large_texts_are_read_in_pieces(words, tmp_path, monkeypatch):
     generator = np.random.default_rng(1)
     lines = [" ".join(f"{chr(97 + w % 26)}{chr(1072 + w // 26 % 32)}" for w in generator.zipf(1.3, 30) % 700) for _ in range(400)]
     lines[7] = " ".join(lines[8:40])  # longer than a block
     (tmp_path / "large.txt").write_text("\n".join(lines), encoding="utf-8")
     config = words(dumps=[tmp_path / "large.txt"])
-    for name, value in {"BLOCK": 700, "PIECE": 1000, "WORTH_A_PROCESS": 1, "TEXT_WORDS": 90}.items():
+    for name, value in {"BLOCK": 700, "PIECE": 1000, "TEXT_WORDS": 90}.items():
         monkeypatch.setattr(text, name, value)
     build_vocabulary(config)
     vocabulary, texts = stored(config)
