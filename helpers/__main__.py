@@ -1,7 +1,6 @@
 """The command line: `python -m helpers run` executes the notebooks in order, `python -m helpers run --help` lists the settings."""
 
 import argparse
-import contextlib
 import inspect
 import logging
 import os
@@ -94,8 +93,7 @@ def _run(config: Config, settings: dict) -> int:
         with new_file(Path(config.out) / notebook.name) as executed:
             (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
             try:
-                with _kernel_kept_quiet():
-                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)
+                papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or --tables-on-disk; the same command goes on from the last checkpoint, if there is one"
                 raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
@@ -107,16 +105,6 @@ def _run(config: Config, settings: dict) -> int:
         print(f"{line}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"Everything is in {config.out}")
     return 0
-
-
-@contextlib.contextmanager
-def _kernel_kept_quiet():
-    # Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages
-    sys.stderr.flush()
-    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere, contextlib.ExitStack() as afterwards:
-        afterwards.callback(os.dup2, ours.fileno(), 2)
-        os.dup2(nowhere.fileno(), 2)
-        yield
 
 
 if __name__ == "__main__":

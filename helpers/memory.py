@@ -127,18 +127,17 @@ class Training:
     steps: int = 5  # smoothing steps of the warm start
     state_bytes: int = 4  # that the optimiser keeps of a row
     gpu: int = 0  # bytes of device memory for rows
-    parts: int = 1  # of the contexts; several are on the disk, and one of them in RAM
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
     def items(self, rate: float = 0) -> list[Item]:
         """The plan, line by line; rate: pairs trained a second, as training/plan.py measures it; without it times are 0."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
-        checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes), self.parts
+        checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
         start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) if rate else 0
         start += (self.steps + 1) * table / WRITTEN if rate and self.on_disk else 0  # columns are files, written at each step
         train, write = (self.epochs * self.P / rate, checkpoint / WRITTEN) if rate else (0, 0)
-        contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")
+        contexts = Item("context rows", "RAM", N, table, phase="train")
         if self.gpu and self.on_disk:
             contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
         items = [
@@ -156,7 +155,7 @@ class Training:
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
-        return items + ([Item("context rows, all parts", "disk", N, table)] if parts > 1 else [])
+        return items
 
     def needs(self, where: str) -> int:
         """Bytes of RAM or disk at the peak. What is mapped from files is not counted as RAM: it gives way where memory gets narrow."""
@@ -165,7 +164,7 @@ class Training:
 
     def placed(self, ram: int) -> "Training":
         """The same with targets in RAM where all fits into `ram` bytes, else in a file; ConfigError, with each change that would fit."""
-        ways = (True,) if self.parts > 1 else (False, True) if self.on_disk is None else (self.on_disk,)
+        ways = (False, True) if self.on_disk is None else (self.on_disk,)
         plans = [dataclasses.replace(self, on_disk=way) for way in ways]
         for plan in plans:
             if plan.needs("RAM") <= ram:
@@ -175,9 +174,8 @@ class Training:
             return dataclasses.replace(plans[-1], **change).needs("RAM") <= ram
 
         changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
-        parts = next((parts for parts in range(2, 65) if fits(on_disk=True, parts=parts)), 0)
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
-        changes += [(f"context_parts = {parts} (slower)", parts), (f"dimensions = {dimensions}", dimensions)]
+        changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
         raise ConfigError(
             f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "

@@ -16,7 +16,7 @@ import pytest
 from helpers.artefacts import read_manifest, write_manifest
 from helpers.errors import ArtefactError
 from helpers.export import drive
-from helpers.export.drive import check_space, keep_all, mount, open_finished
+from helpers.export.drive import keep_all, mount, open_finished
 from helpers.training import checkpoint as checkpoints
 from helpers.training.checkpoint import Copies
 
@@ -84,9 +84,11 @@ def test_a_flush_that_fails(colab, finished, monkeypatch):
         keep_all([finished], "papers", "cs")
 
 
-def test_too_little_space_is_told_before(tmp_path, finished):
-    with pytest.raises(ArtefactError, match=r"GB free, but 100000000.00 GB are needed; choose a smaller form"):
-        check_space(tmp_path, 10**17)
+def test_too_little_space_is_told_before(tmp_path, finished, monkeypatch):
+    monkeypatch.setattr(drive.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=10**7))
+    with pytest.raises(ArtefactError, match=r"has 0.01 GB free, but 0.05 GB are needed; choose a smaller form"):
+        drive._copy(finished, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from helpers.training import plan
 from helpers.training.loop import train
 from helpers.training.plan import placed, probe, thinned, training_of
 from tests.planted import planted
-from tests.test_parts import Fingerprinted
+from tests.test_large_tables import Fingerprinted
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def config(tmp_path):
 
 def test_what_decides_a_training_follows_from_its_settings(pairs, config):
     P, steps = len(pairs.contexts), len(choose_warm_start(5000))
-    assert training_of(config, pairs) == Training(5000, P, 24, value_bytes=2, epochs=2, steps=steps, parts=1, on_disk=None)
-    other = dataclasses.replace(config, row_type="float32", warm_start=(), context_parts=2, tables_on_disk=True)
-    assert training_of(other, pairs) == Training(5000, P, 24, value_bytes=4, epochs=2, steps=0, parts=2, on_disk=True)
+    assert training_of(config, pairs) == Training(5000, P, 24, value_bytes=2, epochs=2, steps=steps, on_disk=None)
+    other = dataclasses.replace(config, row_type="float32", warm_start=(), tables_on_disk=True)
+    assert training_of(other, pairs) == Training(5000, P, 24, value_bytes=4, epochs=2, steps=0, on_disk=True)
     walks = dataclasses.replace(config, pairs_from="walks")
     assert training_of(walks, pairs).P > P
 

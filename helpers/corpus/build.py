@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,33 +32,27 @@ def build_corpus(config: Config) -> dict:
     sources, known = known_corpus(config)
     if known:
         return known
-    start = time.perf_counter()
-    shards, report = read_shards(config)
-    counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
-    kept = f"{counts['papers']['kept']:,} papers and {counts['citations']['kept']:,} citations kept"
-    print(f"{papers:,} papers and {cited:,} citations read, {kept}, in {time.perf_counter() - start:.1f} s")
+    counts = combine(config, *read_shards(config), sources)
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
 
 
-def known_corpus(config: Config) -> tuple[list[str] | None, dict | None]:
-    """(what tells the files of config.dumps from others, None where they are not there any more; the report of a corpus made of them)."""
+def known_corpus(config: Config) -> tuple[list[str], dict | None]:
+    """(what tells the files of config.dumps from others; the report of a corpus that is there and made of them, else None)."""
     refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
-    sources = None
-    with contextlib.suppress(DumpError):
-        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
+    sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
     folder = config.folder("corpus")
     with contextlib.suppress(ArtefactError, KeyError, OSError):
         report = read_json(folder / "report.json", NOTEBOOK)
-        same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
+        same = report["config"] == config.part(CORPUS_SETTINGS) and report["sources"] == sources
         if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
             print(f"{folder} was made of the same files with the same settings: it stays as it is.", flush=True)
             return sources, report
     return sources, None
 
 
-def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
+def combine(config: Config, shards: list[Path], report, sources: list[str] = ()) -> dict:
     """Make `out/corpus/` of finished shards and the counts of their reading (records.Report); returns the report."""
     with new_folder(config.folder("corpus")) as folder:
         ids = citations.number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)

@@ -17,12 +17,12 @@ from isal import isal_zlib
 from isal.igzip import IGzipFile
 
 from helpers.config import REMOTE
-from helpers.corpus import ancestor, tables
+from helpers.corpus import tables
 from helpers.corpus.json_lines import BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
-BINARY_FORMATS = {b"PAR1": tables.Table, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
+BINARY_FORMATS = {b"PAR1": tables.Table, b"\x89HDF": lambda file: tables.of_ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -118,7 +118,7 @@ def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int
 
 
 def reader_of(file: DumpFile):
-    """What reads a file, a module, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
+    """What reads a file, a table, a function or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
     with sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
@@ -148,8 +148,8 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
     with sentences(file), opened(file) as (stream, place):
-        if reader is ancestor:
-            yield from ancestor.batches(file, on_bytes, report)
+        if reader is tables.of_ancestor:
+            yield from reader(file, on_bytes, report)
             return
         of_table = isinstance(reader, tables.Table)
         for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from helpers.config import Config
-from helpers.errors import ConfigError
 from helpers.memory import Training, available_ram
 from helpers.models.smoothing import choose_warm_start
-from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
+from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
@@ -21,6 +20,7 @@ from helpers.training.engines import KernelEngine, SampleLoss
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
+RUN = 1 << 8  # neighbouring papers that are probed together
 MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
 PROBE_SECONDS = 3.0
 
@@ -30,8 +30,6 @@ def choose_engine(config: Config) -> tuple[type, str]:
     on_gpu = config.engine != "kernel" and pick_device(config).type == "cuda"
     if config.engine == "kernel" or not (on_gpu or config.optimizer in STOCK or config.engine == "torch"):
         return KernelEngine, "numba kernels on CPU cores"
-    if config.context_parts > 1:
-        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel'.")
     return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}"
 
 
@@ -42,7 +40,7 @@ def training_of(config: Config, pairs: Pairs) -> Training:
     P = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
     gpu = gpu_room(config, pairs.papers, P) if choose_engine(config)[0] is TorchEngine else 0
     how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu
-    return Training(pairs.papers, P, config.dimensions, *how, config.context_parts, config.tables_on_disk)
+    return Training(pairs.papers, P, config.dimensions, *how, config.tables_on_disk)
 
 
 def placed(config: Config, pairs: Pairs) -> Config:
@@ -56,12 +54,11 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     indptr, contexts = pairs.indptr, pairs.contexts
     fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
     thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
-    thin = min(thin, (pairs.papers - 1) // PART_RUN + 1)
-    papers = part_rows(len(indptr) - 1, thin, thin // 2)  # the first part has the hubs
-    ends = np.minimum(papers[::PART_RUN] + PART_RUN, len(indptr) - 1)
-    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(papers[::PART_RUN], ends, strict=True)])
-    counts = indptr[papers + 1] - indptr[papers]
-    return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(papers) // (len(indptr) - 1)).astype(np.int32)
+    firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
+    lasts = np.minimum(firsts + RUN, pairs.papers)
+    counts = np.concatenate([np.diff(indptr[first : last + 1]) for first, last in zip(firsts, lasts, strict=True)])
+    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(firsts, lasts, strict=True)])
+    return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
 
 
 def probe(config: Config, pairs: Pairs) -> float:
@@ -73,7 +70,7 @@ def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, w
     """Pairs a second, the loss after each block counted in or not, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
     Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
-    trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
+    trial = dataclasses.replace(config, tables_on_disk=False, pairs_from="citations", extends="", **few)
     tables = (torch.full((len(indptr) - 1, config.dimensions), 0.01, dtype=getattr(torch, config.row_type)) for _ in range(2))
     engine = Engine(trial, indptr, contexts, noise, *tables)
     loss = SampleLoss(PairBlocks(indptr, contexts, 0, trial.block_pairs), noise, trial.negatives)

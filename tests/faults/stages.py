@@ -12,8 +12,7 @@ import numpy as np
 from helpers.artefacts import sha256
 from helpers.config import Config
 from helpers.corpus.build import build_corpus
-from helpers.export.embeddings import open_answer, with_rows
-from helpers.export.formats import FORMS, write_form
+from helpers.export.embeddings import FORMS, open_answer, with_rows, write_form
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training.loop import train
 from tests.faults.nursery import Child, Start
