@@ -83,25 +83,12 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2, state_bytes: int = 4)
     return 2 * N * (value_bytes * D + state_bytes)
 
 
-def rows_in(where: str, N: int, row_bytes: int, gpu: int, ram: int = 0) -> dict[str, int]:
-    """How many rows of each table `place` puts there: {"target": n, "context": m}."""
-    spans = place(N, row_bytes, gpu, ram)
-    return {table: sum(last - first for of, there, first, last in spans if (of, there) == (f"{table}s", where)) for table in TABLES}
-
-
-def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
-    """Spans (table, where, first row, last row) of both tables of N rows, in `gpu`, then `ram` bytes, then on the disk, hottest first."""
-    rooms, spans = {"GPU memory": gpu, "RAM": ram, "disk": 2 * N * row_bytes}, []
+def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
+    """How many of N rows of each table, the hottest, are in `gpu` bytes of its memory: {"target": n, "context": m}."""
     # Contexts are hotter than targets: a pair touches 1 + K of them, while a target's pairs come together. Within a table papers are in
-    # descending degree, so that a span is a range.
-    for table in ("contexts", "targets"):
-        first = 0
-        for where in rooms:
-            last = min(N, first + rooms[where] // row_bytes)
-            rooms[where] -= (last - first) * row_bytes
-            spans += [(table, where, first, last)] if last > first else []
-            first = last
-    return spans
+    # descending degree, so that the hottest come first.
+    fit = gpu // row_bytes
+    return {"target": min(N, max(fit - N, 0)), "context": min(N, fit)}
 
 
 class Item(NamedTuple):
@@ -151,7 +138,7 @@ class Training:
             Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rate else 0),
             Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
-        hottest = [(table, rows) for table, rows in rows_in("GPU memory", N, row, self.gpu).items() if rows]
+        hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]

@@ -8,7 +8,7 @@ import torch
 
 from helpers.config import CHOICES, Config
 from helpers.errors import ConfigError, TrainingError
-from helpers.memory import Training, checkpoint_bytes, rows_in
+from helpers.memory import Training, checkpoint_bytes, hot_rows
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
@@ -313,11 +313,10 @@ def test_the_engine_is_chosen_and_told():
 
 
 def test_hot_rows_are_contexts_first():
-    assert rows_in("GPU memory", 100, 10, 0) == {"target": 0, "context": 0}
-    assert rows_in("GPU memory", 100, 10, 999) == {"target": 0, "context": 99}
-    assert rows_in("GPU memory", 100, 10, 1500, 200) == {"target": 50, "context": 100}
-    assert rows_in("RAM", 100, 10, 1500, 200) == {"target": 20, "context": 0}
-    assert rows_in("GPU memory", 100, 10, 10**6) == {"target": 100, "context": 100}
+    assert hot_rows(100, 10, 0) == {"target": 0, "context": 0}
+    assert hot_rows(100, 10, 999) == {"target": 0, "context": 99}
+    assert hot_rows(100, 10, 1500) == {"target": 50, "context": 100}
+    assert hot_rows(100, 10, 10**6) == {"target": 100, "context": 100}
 
 
 def test_the_plan_tells_what_lives_on_the_gpu_and_what_the_optimizer_keeps():

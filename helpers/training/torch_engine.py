@@ -8,7 +8,7 @@ import torch
 
 from helpers.config import Config
 from helpers.errors import TrainingError, in_a_line
-from helpers.memory import TABLES, available_gpu, batch_bytes, rows_in
+from helpers.memory import TABLES, available_gpu, batch_bytes, hot_rows
 from helpers.models.sgns import shared_gradients
 from helpers.rows.optimizers import new_state
 from helpers.rows.tables import Table, Working
@@ -42,7 +42,7 @@ class TorchEngine(Engine):
         self.pairs = _batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
-        self.hot = rows_in("GPU memory", N, D * self.target.itemsize + state_bytes(config), room)
+        self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
