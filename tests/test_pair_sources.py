@@ -20,7 +20,7 @@ from helpers.pairs import shards
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.pairs.shards import ShardPairs, pair_source, write_shards
-from helpers.pairs.walks import WalkPairs
+from helpers.pairs.windows import WalkPairs
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import chance_loss, train
 from helpers.training.torch_engine import TorchEngine

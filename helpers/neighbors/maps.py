@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from helpers.artefacts import new_file
 from helpers.errors import UserError
+from helpers.neighbors.evaluate import labels_of
 from helpers.neighbors.search import answerable, link, normalised, top_k
-from helpers.neighbors.topics import labels_of
 from helpers.rows.files import pieces
 
 ANCHORS = 2_000, 10_000  # papers that t-SNE lays out, at least and at most; a sixth of all in between

@@ -15,8 +15,7 @@ from helpers.config import Config
 from helpers.errors import ArtefactError
 from helpers.memory import preflight
 from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource, joined, split
-from helpers.pairs.walks import WalkPairs
-from helpers.pairs.windows import window_pairs
+from helpers.pairs.windows import WalkPairs, window_pairs
 from helpers.progress import progress
 
 MADE_BY = "helpers.pairs.shards.write_shards"

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from helpers.pairs.blocks import PairBlocks, PairSource
-from helpers.pairs.walks import WalkPairs
+from helpers.pairs.windows import WalkPairs
 from tests.planted import planted
 
 N, CITATIONS = 2_000_000, 10  # about 20 contexts a paper
