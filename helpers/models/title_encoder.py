@@ -73,15 +73,17 @@ def batch_loss(encoder, texts, targets, contexts, negatives, weight: float, know
         return sgns_loss(rows[0][of], rows[1][to], rows[1][noisy], weight), 0
     loss, pull = 0, 0
     for own, of_papers, to in ((rows[0], *known), (rows[1], *known[::-1])):
-        trained, positive, noisy = (torch.from_numpy(of[ids]).to(own) for of, ids in ((of_papers, papers), (to, contexts), (to, negatives)))
+        looked_up = ((of_papers, papers), (to, contexts), (to, negatives))
+        trained, positive, noisy = (torch.from_numpy(np.asarray(table[ids], np.float32)).to(own.device) for table, ids in looked_up)
+        mean = trained.mean(dim=0)  # what all rows share tells nothing
         loss = loss + sgns_loss(own[places], positive, noisy, weight) / 2
-        pull = pull + PULL * len(targets) * (1 - torch.nn.functional.cosine_similarity(own, trained)).mean() / 2
+        pull = pull + PULL * len(targets) * (1 - torch.nn.functional.cosine_similarity(own - mean, trained - mean)).mean() / 2
     return loss, pull
 
 
 def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5, learning_rate=6e-3, known=None, evaluate=None, path=None):
     """Train by Adam on a PairSource and its noise, as the engines do; returns a log row (epoch, pairs, loss) an epoch, list[dict]."""
-    # texts: str of all N papers. known: trained (target, context) float32 (N, D): then targets alone are read, held against known rows in
+    # texts: str of all N papers. known: trained (target, context) float (N, D): then targets alone are read, held against known rows in
     # both directions and pulled towards their own (PULL, which is not part of the loss that is logged), and papers may be without a text.
     # evaluate(encoder): gives more of a log row. path: of a file that is written after each epoch, and gone on from; ArtefactError where
     # it is of another training. The same weights at the start and the same source.seed: the same weights.
