@@ -122,7 +122,8 @@ def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5,
                     bar.update(min(batch_pairs, len(targets) - first))
             if not losses:
                 raise UserError(f"There is nothing to train on: of {len(texts):,} papers none with a citation has a title.")
-            log.append({"epoch": epoch + 1, "pairs": int(bar.n), "loss": float(np.mean(losses)), **(evaluate(encoder) if evaluate else {})})
+            figures = {"pairs": bar.n, "loss": np.mean(losses), **(evaluate(encoder) if evaluate else {})}
+            log.append({"epoch": epoch + 1} | {name: float(value) for name, value in figures.items()})
             if path:
                 with new_file(path) as new:
                     torch.save({"encoder": encoder.state_dict(), "adam": adam.state_dict(), "log": log, "facts": facts}, new)
