@@ -1,7 +1,6 @@
 """The plan of a training, by a probe of this machine, and its loop: blocks, a log row each, a checkpoint every few minutes."""
 
 import contextlib
-import csv
 import dataclasses
 import math
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from helpers.artefacts import new_file, sentences_for_disk_errors
@@ -197,10 +197,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
 
 def _write_log(config: Config, log: list[dict]) -> None:
     # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
-    with new_file(config.folder("log.csv")) as path, open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS)
-        writer.writeheader()
-        writer.writerows(log)
+    with new_file(config.folder("log.csv")) as path:
+        pd.DataFrame(log, columns=LOG_COLUMNS).to_csv(path, index=False)
 
 
 class _Events:
