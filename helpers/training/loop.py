@@ -202,33 +202,25 @@ def _write_log(config: Config, log: list[dict]) -> None:
 
 
 class _Events:
-    # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)
+    # TensorBoard events of the log's rows in `out/tensorboard`
 
     def __init__(self, config: Config, log: list[dict]):
-        self._folder, self._writer = config.folder("tensorboard"), None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("TensorBoard is not installed: the curves are in log.csv alone.")
-            return
+        # what follows the log's last row, left by a run that was cut off, is void
+        self._folder, self._void_from, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None
         with sentences_for_disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        if self._has_room():
-            # events after the checkpoint, left by a run that was cut off, are void
-            self._writer = SummaryWriter(self._folder, purge_step=log[-1]["pairs"] + 1)
-
-    def _has_room(self) -> bool:
-        # on a disk that is full its thread would end in a traceback, and the next event would end the training
-        return shutil.disk_usage(self._folder).free > EVENTS_ROOM
 
     def add(self, row: dict) -> None:
-        if self._writer and not self._has_room():
-            self.close()
-        for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
-            if self._writer and row.get(name, "") != "":
-                self._writer.add_scalar(name, row[name], row["pairs"])
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
+
+        # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
+        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+            self._writer = self._writer or SummaryWriter(self._folder, purge_step=self._void_from)
+            for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
+                if row.get(name, "") != "":
+                    self._writer.add_scalar(name, row[name], row["pairs"])
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
-            self._writer = None
