@@ -209,3 +209,17 @@ def test_new_papers_are_embedded_from_their_titles(sample_run, tmp_path):
     assert manifest["shape"] == [2, 64] and manifest["references"] == [given["REFERENCES"]]
     assert np.isfinite(np.load(sample_run / "new_papers" / "target.npy")).all()
     assert path.read_text().count('"image/png"') == 2 and (sample_run / "title_encoder.pt").exists()
+
+
+def test_compressed_tables_are_trained_on_the_pairs_of_a_run(sample_run, tmp_path):
+    path = tmp_path / "10.ipynb"
+    given = {"OUT": str(sample_run), "EPOCHS": 2, "DIMENSIONS": 32}
+    papermill.execute_notebook(str(ROOT / "notebooks" / "10_compressed_tables.ipynb"), str(path), given, progress_bar=False)
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert path.read_text().count('"image/png"') == 1 and not [output for output in outputs if output.get("name") == "stderr"]
+    told = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "12,076 papers x 32" in told and "the same, by hand: True" in told and "1/64: loss a pair" in told
+    lines = [line.rsplit(maxsplit=1) for line in outputs[-1].data["text/plain"].splitlines()[1:]]
+    table = {name: float(mrr) for name, mrr in lines}
+    assert len(table) == 9 and table["full"] > 0.3 > table["1/64"] and table["PMI, full"] > 0.2
