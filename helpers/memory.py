@@ -117,7 +117,7 @@ class Training:
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
     def items(self, rate: float = 0) -> list[Item]:
-        """The plan, line by line; rate: pairs trained a second, as training/plan.py measures it; without it times are 0."""
+        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it; without it times are 0."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)

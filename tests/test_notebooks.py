@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.__main__ import parser
+from helpers.__main__ import main, parser
 from helpers.artefacts import read_manifest
 from helpers.config import ROOT
 from helpers.environment import REPOSITORY, TAG
+from helpers.export.embeddings import open_embeddings
+from helpers.neighbors.search import SIMILARITIES, nearest, tables_of
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FROM_THE_COMMAND_LINE = {
@@ -32,7 +34,7 @@ FROM_THE_COMMAND_LINE = {
     "REACH",
     "SETTINGS",
 }
-KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER", "EXTENDS", "OTHER"}
+KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER", "EXTENDS", "OTHER", "TITLES", "REFERENCES"}
 MOST_LINES = 25  # of a code cell
 
 
@@ -168,6 +170,45 @@ def test_the_forms_of_notebook_05_do_what_they_say(sample_run, tmp_path):
     assert len(judged) == 4 and min(judged["year"].to_pylist()) >= 2005
     assert f"{ids[3]} | {ids[5]}" in (tmp_path / "04.ipynb").read_text()
     assert (tmp_path / "out" / "maps" / "papers.html").stat().st_size > 1e6
+
+
+def test_word_vectors_of_the_bundled_text(tmp_path):
+    """`helpers run --preset words` is notebook 08 alone: planted topics are neighbours, planted analogies are found, nothing is lost."""
+    assert main(["run", "--preset", "words", "--out", str(tmp_path)]) == 0
+    notebook = nbformat.read(tmp_path / "08_word_vectors.ipynb", 4)
+    assert [path.name for path in tmp_path.glob("*.ipynb")] == ["08_word_vectors.ipynb"]
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    told = "".join(output.text for output in outputs if output.output_type == "stream")
+    for analogy in ("lion : lioncub = bear : bearcub", "cat : cats = dog : dogs", "duck : ducknest = goose : goosenest"):
+        assert analogy in told
+    papers, target, _, manifest = open_embeddings(tmp_path / "embeddings")
+    words, topics = papers["title"].to_pylist(), json.loads((ROOT / "data" / "words.json").read_text())["Text"]["topics"]
+    topic_of = {word: topic for topic, names in topics.items() for word in names.split()}
+    near, _ = nearest(tables_of(target, target)["centred"], [words.index(word) for word in topic_of], 5)
+    assert np.mean([topic_of.get(words[row]) == topic for rows, topic in zip(near, topic_of.values(), strict=True) for row in rows]) > 0.95
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert log["loss"].iloc[-1] < 0.4 * log["loss"].iloc[0] and log["pip_loss"].iloc[-1] < log["pip_loss"].iloc[0]
+    assert log["mrr"].iloc[-1] > 0.7 and manifest["shape"] == [len(words), 100] and set(manifest["metrics"]) == set(SIMILARITIES)
+    assert "152,465 of 152,465" in told and (tmp_path / "pair_shards" / "shard-00000.parquet").exists()
+    assert list((tmp_path / "tensorboard" / "projector").rglob("metadata.tsv"))
+
+
+def test_new_papers_are_embedded_from_their_titles(sample_run, tmp_path):
+    path, given = tmp_path / "09.ipynb", {"OUT": str(sample_run), "EPOCHS": 1, "TITLES": "Flaky tests | Insulin pumps for children"}
+    given["REFERENCES"] = pq.read_table(sample_run / "corpus" / "papers.parquet")["paper_id"][7].as_py()
+    papermill.execute_notebook(str(ROOT / "notebooks" / "09_new_papers.ipynb"), str(path), given, progress_bar=False)
+    cells = code_cells(nbformat.read(path, 4))
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    told = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    tfidf, encoder, blend, chance = map(
+        float, re.search(r"TF-IDF (\S+), encoder (\S+), the best blend (\S+), at random (\S+)", told).groups()
+    )
+    assert min(tfidf, encoder) > 10 * chance and blend >= max(tfidf, encoder)
+    manifest = read_manifest(sample_run / "new_papers", "", verify=True)
+    assert manifest["shape"] == [2, 64] and manifest["references"] == [given["REFERENCES"]]
+    assert np.isfinite(np.load(sample_run / "new_papers" / "target.npy")).all()
+    assert path.read_text().count('"image/png"') == 2 and (sample_run / "title_encoder.pt").exists()
 
 
 def test_compressed_tables_are_trained_on_the_pairs_of_a_run(sample_run, tmp_path):

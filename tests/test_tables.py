@@ -18,7 +18,7 @@ from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
 from helpers.rows.tables import Table
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
-from helpers.training.plan import choose_engine
+from helpers.training.loop import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes
 from tests.conftest import random_pairs
 

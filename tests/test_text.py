@@ -356,8 +356,6 @@ def test_nothing_to_pair_is_told(words, tmp_path):
         build_pairs(config)
     with pytest.raises(ArtefactError, match=r"left_out.npy does not exist yet; run notebook 08_word_vectors first"):
         window_pairs(config)
-    with pytest.raises(ConfigError, match="context_parts = 2 cannot work: pairs from windows cannot be in parts"):
-        pair_source(words(context_parts=2), np.zeros(3000, np.int64), np.empty(0, np.int32))
 
 
 # Shards and the dataset

@@ -6,9 +6,9 @@ from torch.nn.functional import logsigmoid
 
 
 def sgns_loss(target_rows: torch.Tensor, context_rows: torch.Tensor, negative_rows: torch.Tensor, weight: float = 1) -> torch.Tensor:
-    """-log s(u.v) - weight * sum_k log s(-u.v_k), summed over the pairs: of rows float (B, D), (B, D) and (B, K, D), a scalar."""
+    """-log s(u.v) - weight * sum_k log s(-u.v_k), summed over pairs: of rows float (B, D), (B, D), and (B, K, D) or, for all, (K, D)."""
     positive = (target_rows * context_rows).sum(dim=1)
-    negative = torch.bmm(negative_rows, target_rows.unsqueeze(2)).squeeze(2)
+    negative = torch.matmul(negative_rows, target_rows.unsqueeze(2)).squeeze(2)
     return -(logsigmoid(positive).sum() + weight * logsigmoid(-negative).sum())
 
 

@@ -141,7 +141,7 @@ class PairDataset(torch.utils.data.IterableDataset):
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
-    """The source that config.pairs_from names, of this CSR, of shards in `out/pair_shards/`, or of a text."""
+    """The source that config.pairs_from names: of this CSR, of shards in `out/pair_shards/`, or of the texts in `out/corpus/`."""
     if config.pairs_from == "windows":
         return window_pairs(config)
     if config.pairs_from == "shards":

@@ -38,8 +38,7 @@ from helpers.rows.bfloat16 import Float32Rows, as_stored, as_tensor
 from helpers.rows.files import RowFiles, pieces
 from helpers.training.checkpoint import trained_checkpoint
 from helpers.training.engines import KernelEngine
-from helpers.training.loop import train
-from helpers.training.plan import probe, training_of
+from helpers.training.loop import probe, train, training_of
 from tests.planted import LEAF, planted_citations
 
 FOLDER = ROOT / "runs" / "scale"
