@@ -40,7 +40,7 @@ class PairSource:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
     def block(self, epoch: int, block: int, *buffers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(targets int32 (B,), contexts int32 (B,)) of one block, at the front of two buffers of most_pairs or more, if given, or ValueError."""
+        """(targets int32 (B,), contexts int32 (B,)) of one block; in two buffers, if given, ValueError below most_pairs."""
         targets, contexts = buffers or np.empty((2, self.most_pairs), np.int32)
         filled = self._fill_block(epoch, block, targets, contexts)
         return targets[:filled], contexts[:filled]
