@@ -394,7 +394,7 @@ def test_a_run_goes_on_from_its_own_pairs_alone(run):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"pairs_from": "text"}, r"pairs_from = 'text' cannot work: it must be one of citations, walks, shards\."),
+        ({"pairs_from": "text"}, r"pairs_from = 'text' cannot work: it must be one of citations, walks, shards, windows\."),
         ({"walk_length": 1}, r"walk_length = 1 cannot work: it must be a whole number of papers from 2 to 1,000\."),
         ({"window": 0}, r"window = 0 cannot work: it must be a whole number of steps from 1 to 1,000\."),
         ({"walks_per_paper": 1.5}, r"walks_per_paper = 1.5 cannot work: it must be a whole number from 1 to 10,000\."),
