@@ -164,10 +164,8 @@ class Training:
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
         changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
-        raise ConfigError(
-            f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
-            f"{advice} would fit."
-        )
+        needed = f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM"
+        raise ConfigError(f"{needed}, but {ram / 1e9:.1f} GB are available; {advice} would fit.")
 
 
 def training_needs(plan: Training, rate: float = 0, there: int = 0) -> dict:

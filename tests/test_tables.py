@@ -278,7 +278,7 @@ def test_kernels_that_do_not_work_are_told_once(capsys):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory."),
-            r"GPU memory ran out \(0.0 GB of rows there, batches of 64 pairs\): run this again with",
+            r"The GPU failed \(CUDA out of memory\): restart the runtime, then take gpu_memory = 0.5 or batch_pairs = 32",
         ),
         (
             RuntimeError("CUDA error: an illegal memory access"),

@@ -9,7 +9,6 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils.extmath import randomized_svd
 
-from helpers.neighbors.search import CHUNK_VALUES
 from helpers.pairs.build import Pairs
 
 PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
@@ -97,11 +96,8 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
         table.expect(np.union1d(rows, needed))
     E, others = np.asarray(table[rows], np.float32), np.asarray(table[needed], np.float32)
     E, others = E - E.mean(axis=0), others - E.mean(axis=0)
-    step = max(1, CHUNK_VALUES // E.shape[1])
-    shared = sum(
-        float(np.einsum("nd,nd,n->", E[of[i : i + step]], others[column_of[i : i + step]], values[i : i + step], dtype=np.float64))
-        for i in range(0, len(of), step)
-    )
+    mixed = csr_array((values, (of, column_of)), (len(rows), len(needed))) @ others
+    shared = float(np.einsum("nd,nd->", E, mixed, dtype=np.float64))
     products = np.square(E @ E.T)  # of rows drawn at random: what all N rows give is estimated from these, without bias
     same = products.trace(dtype=np.float64)
     square = same + (products.sum(dtype=np.float64) - same) * (N - 1) / max(len(rows) - 1, 1)

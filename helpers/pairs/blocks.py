@@ -39,14 +39,10 @@ class PairSource:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
-    def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write a block's pairs to the front of buffers int32, of most_pairs at least, else ValueError; returns how many they are."""
-        return self._fill_block(epoch, block, targets, contexts)
-
-    def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """(targets int32 (B,), contexts int32 (B,)) of one block."""
-        targets, contexts = np.empty((2, self.most_pairs), np.int32)
-        filled = self.fill(epoch, block, targets, contexts)
+    def block(self, epoch: int, block: int, *buffers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(targets int32 (B,), contexts int32 (B,)) of one block; in two buffers, if given, ValueError below most_pairs."""
+        targets, contexts = buffers or np.empty((2, self.most_pairs), np.int32)
+        filled = self._fill_block(epoch, block, targets, contexts)
         return targets[:filled], contexts[:filled]
 
     def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:

@@ -125,16 +125,12 @@ def _gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
     # Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        rows = sum(hot * table.home["rows"][:1].nbytes for hot, table in zip(engine.hot.values(), engine.tables, strict=True)) / 1e9
-        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
-        told = f"GPU memory ran out ({rows:.1f} GB of rows there, batches of {engine.pairs:,} pairs)"
-        raise TrainingError(f"{told}: run this again with {fits}; the last checkpoint is untouched.") from error
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError, too
         if "CUDA" not in str(error):
             raise
-        told = f"The GPU failed ({in_a_line(error)})"
-        raise TrainingError(f"{told}: restart the runtime, or take engine 'kernel'; the last checkpoint is untouched.") from error
+        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
+        advice = f"restart the runtime, then take {fits} where memory ran out, else engine 'kernel'"
+        raise TrainingError(f"The GPU failed ({in_a_line(error)}): {advice}; the last checkpoint is untouched.") from error
 
 
 def pick_device(config: Config) -> torch.device:
