@@ -36,9 +36,12 @@ def parser() -> argparse.ArgumentParser:
     # a setting that is not given is None: the preset's value stays; what is said of each is the comment behind its field
     told = dict(re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(Config), re.MULTILINE))
     run.add_argument("--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help=told["dumps"])
+    run.add_argument(
+        "--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop cited works without a record"
+    )
     run.add_argument("--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too (on Colab: below My Drive)")
     for name, kind in get_type_hints(Config).items():
-        if name not in ("dumps", "warm_start"):
+        if name not in ("dumps", "keep_unrecorded", "warm_start"):
             kind = next(iter(get_args(kind)), kind)  # int of `int | None`
             how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__.upper()}
             how["help"] = f"{told.get(name, '')} [{vars(Config).get(name, '')}]"
