@@ -109,13 +109,11 @@ def _check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, nois
     N = len(indptr) - 1
     fits = len(noise_table) == N or not noise_table["threshold"].any()  # a unigram table has any number of slots
     if not (fits and 0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
-        found = f"{len(noise_table):,} papers, not {N:,}"
-        raise ArtefactError(f"pairs/noise.npy is of another corpus ({found}); run notebook 02_build_pairs again.")
+        raise ArtefactError(f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02 again.")
     for table in tables:
         if tuple(table.shape) != (N, config.dimensions) or table.dtype != getattr(torch, config.row_type):
             found, expected = f"{str(table.dtype).split('.')[-1]} {tuple(table.shape)}", f"{config.row_type} ({N}, {config.dimensions})"
-            advice = "delete the checkpoint it is from, or choose another OUT"
-            raise ArtefactError(f"A table is {found}, but {expected} is expected; {advice}.")
+            raise ArtefactError(f"A table is {found}, but {expected} is expected; delete its checkpoint, or choose another OUT.")
 
 
 class Engine:
