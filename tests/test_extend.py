@@ -18,7 +18,7 @@ from helpers.corpus.build import build_corpus, open_corpus
 from helpers.errors import ArtefactError
 from helpers.export.embeddings import open_answer
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.rows.optimizers import FIRST_SUM
+from helpers.rows.tables import FIRST_SUM
 from helpers.training import loop
 from helpers.training.checkpoint import newest_checkpoint, trained_checkpoint
 from helpers.training.engines import SHARE, extended_tables, known_rows, pairs_with_new

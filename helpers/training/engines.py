@@ -21,7 +21,7 @@ from helpers.pairs.shards import pair_source
 from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor, rounded, to_float32
 from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
-from helpers.rows.optimizers import new_state
+from helpers.rows.tables import new_state
 from helpers.training.checkpoint import trained_checkpoint
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are

@@ -23,7 +23,7 @@ from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
-from helpers.rows.optimizers import STOCK
+from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
