@@ -14,8 +14,7 @@ from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
 from helpers.rows.files import empty_table
-from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
-from helpers.rows.tables import Table
+from helpers.rows.tables import FIRST_SUM, STOCK, Table, new_state, update
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
 from helpers.training.loop import choose_engine

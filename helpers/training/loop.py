@@ -23,10 +23,9 @@ from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
-from helpers.rows.optimizers import STOCK
+from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import KernelEngine, SampleLoss, new_tables
-from helpers.training.extend import extended_tables, pairs_with_new
+from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")

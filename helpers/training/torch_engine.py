@@ -10,8 +10,7 @@ from helpers.config import Config
 from helpers.errors import TrainingError, in_a_line
 from helpers.memory import TABLES, available_gpu, batch_bytes, hot_rows
 from helpers.models.sgns import shared_gradients
-from helpers.rows.optimizers import new_state
-from helpers.rows.tables import Table, Working
+from helpers.rows.tables import Table, Working, new_state
 from helpers.training.engines import Engine
 
 CHUNK = 4096  # pairs that share their negatives, at most
