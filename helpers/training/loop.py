@@ -180,8 +180,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
         raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
     if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
-        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs"
-        raise TrainingError(f"{found}: try a higher learning rate (now {rate}), a warm start, or look at the pairs in notebook 02.")
+        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
+        raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
 
 def _write_log(config: Config, log: list[dict]) -> None:
