@@ -37,7 +37,7 @@ RUN = 1 << 8  # neighbouring papers that are probed together
 MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
 PROBE_SECONDS = 3.0
 
-Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
 
 
 def choose_engine(config: Config) -> tuple[type, str]:
@@ -98,9 +98,7 @@ def chance_loss(negatives: int) -> float:
     return (1 + negatives) * math.log(2)
 
 
-def train(
-    config: Config, pairs: Pairs, evaluate: Evaluate | None = None, keep: Keep | None = None, elsewhere: Path | None = None
-) -> Checkpoint:
+def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = None, elsewhere: Path | None = None) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> {"mrr": ..., "pip_loss": ...}, called before the first epoch and after each;
@@ -153,7 +151,7 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
     return config.learning_rate * rise * (1 - 0.9 * part)
 
 
-def _scores(evaluate: Evaluate | None, engine) -> dict:
+def _scores(evaluate: Evaluate, engine) -> dict:
     engine.flush()
     return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
@@ -180,8 +178,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
         raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
     if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
-        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs"
-        raise TrainingError(f"{found}: try a higher learning rate (now {rate}), a warm start, or look at the pairs in notebook 02.")
+        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
+        raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
 
 def _write_log(config: Config, log: list[dict]) -> None:
