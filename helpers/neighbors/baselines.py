@@ -23,8 +23,7 @@ def baselines(pairs: Pairs, citations: tuple[np.ndarray, np.ndarray] | None = No
 
     citations: (indptr int64 (N+1,), cited int32 (E,)) by citing paper, held-out ones among them, which are not used; without them there is
     no co-citation, of more than SVD_PAPERS papers no SVD. Adamic-Adar (2003): shared neighbours w, each 1 / ln degree(w). Co-citation kNN:
-    the sum, over the query's references r, of co-cited(r, paper) / sqrt(cited(r) cited(paper)).
-    """
+    the sum, over the query's references r, of co-cited(r, paper) / sqrt(cited(r) cited(paper))."""
     N, generator, degree = pairs.papers, np.random.default_rng(seed), np.diff(pairs.indptr)
     around, rare = _graph(pairs.indptr, pairs.contexts), 1 / np.log(np.maximum(degree, 2)).astype(np.float32)
     tables = factorised(pairs, min(SVD_DIMENSIONS, N)) if N <= SVD_PAPERS else ()
@@ -86,8 +85,7 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
 
     Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: they
     are the learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of
-    both matrices is compared; memory is bounded by their pairs.
-    """
+    both matrices is compared; memory is bounded by their pairs."""
     N = pairs.papers
     rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
     of, columns, values = sppmi(pairs, rows, negatives)

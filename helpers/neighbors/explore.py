@@ -34,8 +34,7 @@ TOGETHER = " | "  # between the ids of papers that were asked together
 def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Points for papers, some thousands at most, those with similar vectors near each other: float32 (n, 2) of float (n, D), by t-SNE.
 
-    The same seed gives the same points on the same machine. UserError where a vector is not a number.
-    """
+    The same seed gives the same points on the same machine. UserError where a vector is not a number."""
     # UMAP's maps are no better here, and before the first one it compiles for longer than t-SNE takes for 3,000 papers (RESULTS.md).
     n, D = vectors.shape
     rows = np.pad(normalised(vectors), ((0, 0), (0, max(0, 2 - D))))
@@ -53,8 +52,7 @@ def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Points for all papers, float32 (N, 2) of float (N, D), perhaps memory-mapped: some are laid out, the others lie between them.
 
-    Another paper lies at the mean of its AROUND nearest anchors, weighted by cosine; RAM is bounded whatever N is.
-    """
+    Another paper lies at the mean of its AROUND nearest anchors, weighted by cosine; RAM is bounded whatever N is."""
     N = len(vectors)
     anchors = np.sort(np.random.default_rng(seed).choice(N, min(N, int(np.clip(N // 6, *ANCHORS))), replace=False))
     of_anchors, points = normalised(vectors[anchors]), np.empty((N, 2), np.float32)
@@ -70,8 +68,7 @@ def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 def name_topics(points: np.ndarray, titles: pa.ChunkedArray, seed: int = 0) -> pd.DataFrame:
     """What the regions of a map are about: x, y, papers, words (those most over-represented in titles there), largest first.
 
-    points: float (N, 2); titles: string (N,), null where unknown. Empty where too few papers have a title, or no word comes twice.
-    """
+    points: float (N, 2); titles: string (N,), null where unknown. Empty where too few papers have a title, or no word comes twice."""
     generator, rows = np.random.default_rng(seed), np.flatnonzero(titles.is_valid().to_numpy())
     rows = np.sort(generator.choice(rows, min(len(rows), TOPIC_TITLES), replace=False))
     nothing, R = pd.DataFrame(columns=["x", "y", "papers", "words"]), min(TOPICS, len(rows) // TOPIC_PAPERS)
@@ -109,8 +106,7 @@ def write_page(path: Path, name: str, papers: pa.Table, points: np.ndarray, topi
     """Write one HTML file to look around in, which needs neither network nor server; returns how many papers it shows.
 
     papers: in descending degree; points: float32 (N, 2); topics: of `name_topics`. Of more than PAGE_PAPERS half are the most cited, half
-    drawn from the others; fewer where their titles are so long that the file would reach 15 MB.
-    """
+    drawn from the others; fewer where their titles are so long that the file would reach 15 MB."""
     rows, half = np.flatnonzero(answerable(papers)), PAGE_PAPERS // 2
     rows = np.concatenate([rows[:half], np.random.default_rng(seed).permutation(rows[half:])[: PAGE_PAPERS - half]])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -153,8 +149,7 @@ def read_judgements(path: Path) -> pd.DataFrame:
 def judge(path: Path, asked: list[str], answers: pd.DataFrame, good: str, bad: str) -> pd.DataFrame:
     """Add what a reader said of answers to a file, whole or not at all; what was said before of the same answers is replaced.
 
-    asked: ids of the query's papers; answers: with rank and paper_id; good, bad: ranks, as "1, 3-5". Returns all; raises UserError.
-    """
+    asked: ids of the query's papers; answers: with rank and paper_id; good, bad: ranks, as "1, 3-5". Returns all; raises UserError."""
     ranks = {1: _ranks(good), 0: _ranks(bad)}
     if unknown := (ranks[0] | ranks[1]) - set(answers["rank"].tolist()):
         raise UserError(f"There is no answer of rank {min(unknown)}; ranks go from 1 to {len(answers)}.")

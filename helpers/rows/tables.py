@@ -30,8 +30,7 @@ class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
     rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
-    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained.
-    """
+    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained."""
 
     # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
     # is handed on between them). Nothing checks ids: the engine has, once.

@@ -153,8 +153,7 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     """The furthest checkpoint of this run that verifies, in `out` or, copied from there, `elsewhere`; None where there is none.
 
     To train on, the settings must be the same and the tables are loaded; to read only, they are memory-mapped.
-    Raises ArtefactError for another run's (other pairs, or a setting that may not change), naming what differs, or where none is whole.
-    """
+    Raises ArtefactError for another run's (other pairs, or a setting that may not change), naming what differs, or where none is whole."""
     damaged = 0
     copies = [path for path in _folders(elsewhere) if (path / MANIFEST).exists()]  # without one, a copy was cut off
     for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):

@@ -55,8 +55,7 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
     """(target, context (N, D), the optimiser's state by name), torch, to train from: those of the run config.extends.
 
     Known papers keep rows and state; a new one's row is SHARE times the mean of its known contexts', else, in later passes, of its new
-    ones', or starts cold. Raises ArtefactError where that run is not there or does not fit.
-    """
+    ones', or starts cold. Raises ArtefactError where that run is not there or does not fit."""
     row_of, old = known_rows(config), older_run(config)
     if leaks := int((row_of[pairs.heldout] >= 0).all(axis=1).sum()):
         told = f"{old.out} knows both papers of {leaks:,} of the {len(pairs.heldout):,} held-out citations and may have trained on them"
@@ -120,8 +119,7 @@ class Engine:
     """What both share: two tables, up to date after `flush`, and pairs, whose negatives are drawn from (seed, epoch, block) alone.
 
     target, context: torch (N, D) on the CPU, changed in place; state: what the optimiser keeps, float32 (N,) or (N, D), by table and name
-    ("target_sums"), or None to start anew; source: where the pairs come from, None for what config.pairs_from makes of this CSR.
-    """
+    ("target_sums"), or None to start anew; source: where the pairs come from, None for what config.pairs_from makes of this CSR."""
 
     def __init__(self, config, indptr, contexts, noise_table, target, context, state=None, source=None):
         _check_inputs(config, indptr, contexts, noise_table, target, context)

@@ -103,8 +103,7 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> {"mrr": ..., "pip_loss": ...}, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
-    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
-    """
+    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints."""
     config = placed(config, pairs)
     Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)

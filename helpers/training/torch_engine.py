@@ -30,8 +30,7 @@ class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
     config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
-    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work.
-    """
+    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work."""
 
     def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead=True, direct=None, **given):
         super().__init__(config, indptr, *tables, **given)
