@@ -9,14 +9,12 @@ from helpers.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
 TEXT = (ROOT / "data" / "topics_text.txt.gz",)
-SUBSETS = ("cs", "medline", "all")
-PAIRS_FROM = ("citations", "walks", "shards", "windows")
 KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
 CHOICES = {
-    "subset": SUBSETS, "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
-    "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
+    "subset": ("cs", "medline", "all"), "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
+    "row_type": ("bfloat16", "float32"), "pairs_from": ("citations", "walks", "shards", "windows"), "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
     "dimensions": (1, 65_536, ""), "epochs": (0, 100_000, ""), "negatives": (1, 100_000, ""), "batch_pairs": (1, 2**40, ""),

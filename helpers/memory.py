@@ -1,6 +1,7 @@
 """What each stage needs of memory, disk and time, against what this machine has: told, and refused, before anything is allocated."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,27 +117,23 @@ class Training:
     gpu: int = 0  # bytes of device memory for rows
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
-    def items(self, rate: float = 0) -> list[Item]:
-        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it; without it times are 0."""
+    def items(self, rate: float = math.inf) -> list[Item]:
+        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) if rate else 0
-        start += (self.steps + 1) * table / WRITTEN if rate and self.on_disk else 0  # columns are files, written at each step
-        train, write = (self.epochs * self.P / rate, checkpoint / WRITTEN) if rate else (0, 0)
-        contexts = Item("context rows", "RAM", N, table, phase="train")
-        if self.gpu and self.on_disk:
-            contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN)
+        start += (self.steps + 1) * table / WRITTEN if self.on_disk else 0  # columns are files, written at each step
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
-            contexts,
+            Item("context rows", "disk" if self.gpu and self.on_disk else "RAM", N, table, phase="train"),
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rate else 0),
-            Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
-            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rate else 0),
-            Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS),
+            Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, self.epochs * self.P / rate),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9),
+            Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, checkpoint / WRITTEN, "train"),
         ]
         hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
@@ -164,13 +161,11 @@ class Training:
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
         changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
-        raise ConfigError(
-            f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
-            f"{advice} would fit."
-        )
+        needed = f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM"
+        raise ConfigError(f"{needed}, but {ram / 1e9:.1f} GB are available; {advice} would fit.")
 
 
-def training_needs(plan: Training, rate: float = 0, there: int = 0) -> dict:
+def training_needs(plan: Training, rate: float = math.inf, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
     disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
     seconds = sum(item.seconds for item in plan.items(rate))

@@ -28,7 +28,7 @@ def refused(done: subprocess.CompletedProcess, sentence: str) -> bool:
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--preset", "physics"], "Preset 'physics' does not exist; choose one of sample, cs, medline."),
+        (["--preset", "physics"], "Preset 'physics' does not exist; choose one of sample, cs, medline, words."),
         (["--preset", "cs"], "This preset needs a dump: give the path of its file or folder with --dump PATH"),
         (["--preset", "cs", "--dump", "/no/such/file"], "/no/such/file does not exist"),
         (["--preset", "sample", "--dimensions", "0"], "dimensions = 0 cannot work"),

@@ -137,7 +137,7 @@ def test_the_contract_of_pairs(corpus):
     trained = sorted(pair for edge in edges if edge not in gone for pair in (edge, edge[::-1]))
     assert sorted(zip(np.repeat(np.arange(300), np.diff(pairs.indptr)).tolist(), pairs.contexts.tolist(), strict=True)) == trained
     assert manifest["reversed_citations_left_out"] == len(edges & gone) - len(heldout) > 0
-    assert manifest["config"] == {"heldout": 0.1, "heldout_after": None, "noise_power": 0.5, "seed": 0, "extends": ""}
+    assert manifest["config"] == {"heldout": 0.1, "heldout_after": None, "noise_power": 0.5, "noise_slots": 0, "seed": 0, "extends": ""}
 
 
 def test_the_same_seed_gives_the_same_pairs(corpus):

@@ -14,8 +14,7 @@ from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
 from helpers.rows.files import empty_table
-from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
-from helpers.rows.tables import Table
+from helpers.rows.tables import FIRST_SUM, STOCK, Table, new_state, update
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
 from helpers.training.loop import choose_engine
@@ -278,7 +277,7 @@ def test_kernels_that_do_not_work_are_told_once(capsys):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory."),
-            r"GPU memory ran out \(0.0 GB of rows there, batches of 64 pairs\): run this again with",
+            r"The GPU failed \(CUDA out of memory\): restart the runtime, then take gpu_memory = 0.5 or batch_pairs = 32",
         ),
         (
             RuntimeError("CUDA error: an illegal memory access"),

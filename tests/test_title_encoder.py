@@ -108,6 +108,23 @@ def test_the_loss_and_its_gradient_are_the_plain_models():
         torch.testing.assert_close(found[name], values.grad, rtol=1e-3, atol=1e-4)
 
 
+def test_against_known_rows_the_loss_is_the_plain_models_in_both_directions():
+    titles, _, source, _ = planted_titles()
+    encoder = small().eval()
+    targets, contexts = (ids[:40] for ids in source.block(0, 0))
+    negatives, generator = np.array([3, 7, 7, targets[0]]), np.random.default_rng(1)
+    known = tuple(generator.standard_normal((PAPERS, 8)).astype(np.float16) for _ in range(2))
+    made, pairs = [rows.detach() for rows in encoder(titles)], [torch.from_numpy(ids).long() for ids in (targets, contexts)]
+    expected = 0
+    for own, others in zip(made, known[::-1], strict=True):
+        plain = PlainSGNS(own, torch.from_numpy(others).float())
+        expected += plain(*pairs, torch.from_numpy(negatives).expand(40, -1), 1.25) / 2
+    loss, pull = batch_loss(encoder, titles, targets, contexts, negatives, 1.25, known)
+    torch.testing.assert_close(loss, expected)
+    arrived = batch_loss(encoder, titles, targets, contexts, negatives, 1.25, tuple(rows.numpy() for rows in made))[1]
+    assert abs(arrived.item()) < 1e-2 < 10 < pull.item(), "nothing pulls rows that are the trained ones"
+
+
 def test_titles_alone_find_their_planted_topic():
     titles, topics, source, noise = planted_titles()
     torch.manual_seed(0)

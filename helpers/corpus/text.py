@@ -91,8 +91,7 @@ def build_vocabulary(config: Config) -> dict:
     """Make `out/corpus/` of texts; returns its report. Raises DumpError where they cannot be read or too few words are left.
 
     Beside papers.parquet: vocabulary.json, each word's count; tokens.npy int32, the ids of all texts, without words that come fewer than
-    min_degree times; texts_indptr.npy int64 (T+1,), where each text begins.
-    """
+    min_degree times; texts_indptr.npy int64 (T+1,), where each text begins."""
     sources, known = known_corpus(config)
     if known:
         return known

@@ -1,8 +1,7 @@
 """Tables of N x D values kept in a pool of M floats (HashedNets, Chen et al. 2015), and pairs factorised with them or with full tables.
 
 Value d of row i is pool[place], or minus it where bit 31 of x is set: x = (i D + d + salt 0x9E3779B97F4A7C15) 0xBF58476D1CE4E5B9;
-x ^= x >> 32; x *= 0x94D049BB133111EB; place = (x >> 32) M >> 32, in unsigned 64 bits. Only the pool is stored.
-"""
+x ^= x >> 32; x *= 0x94D049BB133111EB; place = (x >> 32) M >> 32, in unsigned 64 bits. Only the pool is stored."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -49,8 +48,7 @@ def pair_entries(indptr: np.ndarray, contexts: np.ndarray, shift: float = 1, log
     """The entries above 0 of log (n P / (n_t n_c shift)), SPPMI (Levy and Goldberg 2014), or of log (1 + n), by pairs n as CSR by target.
 
     indptr: int64 (N+1,), contexts: int32 (P,). Returns targets, contexts int64 (E,), values and their weights float32 (E,): GloVe's,
-    min(n / most, 1) ** 0.75, over their mean. ConfigError: no entry is above 0.
-    """
+    min(n / most, 1) ** 0.75, over their mean. ConfigError: no entry is above 0."""
     N, P = len(indptr) - 1, len(contexts)
     targets, contexts, n = sp.find(sp.csr_matrix((np.ones(P), contexts, indptr), shape=(N, N)))
     of_target, of_context = (np.bincount(of, n, minlength=N)[of] for of in (targets, contexts))
@@ -86,8 +84,7 @@ def fit(model, entries, noise_table, optimizer, loss="sgns", epochs=1, batch=409
     """Train `Factors` on the entries of `pair_entries` by a torch optimiser whose rate falls to a tenth; the loss a pair of each epoch.
 
     loss: sgns; or square, of the values by their weights, and of 0 for the others. `others` papers a batch, drawn from the alias table,
-    are every pair's negatives, or its zeros, and weigh negatives / others each.
-    """
+    are every pair's negatives, or its zeros, and weigh negatives / others each."""
     generator, losses, P = np.random.default_rng(seed), np.zeros(epochs), len(entries[0])
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.1, epochs * -(-P // batch))
     for epoch in range(epochs):

@@ -16,8 +16,7 @@ def shared_gradients(targets, contexts, negatives, weight: float, present: torch
     """The gradient of `sgns_loss` by its rows, where each chunk of C pairs shares S negatives: three matrix products a chunk.
 
     targets, contexts: float (n, C, D), negatives: float (n, S, D); present: (n, C), 1, or 0 for what only fills a chunk up. With
-    weight = K / S the loss is on average that of K negatives of each pair's own. Returns gradients of the three, in their types.
-    """
+    weight = K / S the loss is on average that of K negatives of each pair's own. Returns gradients of the three, in their types."""
     of_positive = (torch.sigmoid((targets * contexts).sum(dim=2, dtype=torch.float32)) - 1) * present
     of_positive = of_positive.to(targets.dtype).unsqueeze(2)
     of_negatives = torch.sigmoid(torch.bmm(targets, negatives.mT)) * (weight * present).to(targets.dtype).unsqueeze(2)

@@ -23,10 +23,9 @@ from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
-from helpers.rows.optimizers import STOCK
+from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import KernelEngine, SampleLoss, new_tables
-from helpers.training.extend import extended_tables, pairs_with_new
+from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
@@ -38,7 +37,7 @@ RUN = 1 << 8  # neighbouring papers that are probed together
 MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
 PROBE_SECONDS = 3.0
 
-Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
 
 
 def choose_engine(config: Config) -> tuple[type, str]:
@@ -77,13 +76,8 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
 
 
-def probe(config: Config, pairs: Pairs) -> float:
-    """How many pairs this machine trains a second, by ten seconds on a thinned graph and throw-away tables."""
-    return trained_a_second(config, *thinned(pairs, config.dimensions))
-
-
-def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
-    """Pairs a second, the loss after each block counted in or not, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
+def probe(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
+    """Pairs this machine trains a second, the losses counted in or not, on a `thinned` graph and throw-away tables, for PROBE_SECONDS."""
     Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
     trial = dataclasses.replace(config, tables_on_disk=False, pairs_from="citations", extends="", **few)
@@ -104,15 +98,12 @@ def chance_loss(negatives: int) -> float:
     return (1 + negatives) * math.log(2)
 
 
-def train(
-    config: Config, pairs: Pairs, evaluate: Evaluate | None = None, keep: Keep | None = None, elsewhere: Path | None = None
-) -> Checkpoint:
+def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = None, elsewhere: Path | None = None) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> {"mrr": ..., "pip_loss": ...}, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
-    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
-    """
+    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints."""
     config = placed(config, pairs)
     Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
@@ -130,23 +121,22 @@ def train(
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
-    log = (
-        found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
-    )  # what the start tables know
-    first, events = (found.epoch, found.block) if found else (0, 0), _Events(config, log)
-    checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
+    # the first row tells what the start tables know
+    log = found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
+    events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
+    blocks_done = found.epoch * source.blocks + found.block if found else 0
     with contextlib.closing(events), contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
-            for epoch in range(first[0], config.epochs):
-                for block in range(first[1] if epoch == first[0] else 0, source.blocks):
-                    log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
-                    _check_learning(config, log)
-                    if last := block == source.blocks - 1:
-                        log[-1] |= _scores(evaluate, engine)
-                    events.add(log[-1])
-                    if checkpoints.save_if_due(engine, log) or last:
-                        with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                            _write_log(config, log)
+            for place in range(blocks_done, config.epochs * source.blocks):
+                epoch, block = divmod(place, source.blocks)
+                log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
+                _check_learning(config, log)
+                if last := block == source.blocks - 1:
+                    log[-1] |= _scores(evaluate, engine)
+                events.add(log[-1])
+                if checkpoints.save_if_due(engine, log) or last:
+                    with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
+                        _write_log(config, log)
         _write_log(config, log)
         path = checkpoints.save_last(engine, log)
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
@@ -160,7 +150,7 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
     return config.learning_rate * rise * (1 - 0.9 * part)
 
 
-def _scores(evaluate: Evaluate | None, engine) -> dict:
+def _scores(evaluate: Evaluate, engine) -> dict:
     engine.flush()
     return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
@@ -182,17 +172,13 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
 
 def _check_learning(config: Config, log: list[dict]) -> None:
     # Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs
-    losses, chance = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives)
+    losses, chance, rate = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives), config.learning_rate
     if not math.isfinite(losses[-1]):
-        raise TrainingError(
-            f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: the rows have grown without bound; lower the learning rate "
-            f"({config.learning_rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched."
-        )
+        advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
+        raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
     if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
-        raise TrainingError(
-            f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned; "
-            f"try a higher learning rate (now {config.learning_rate}), a warm start, or look at the pairs in notebook 02_build_pairs."
-        )
+        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
+        raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
 
 def _write_log(config: Config, log: list[dict]) -> None:
