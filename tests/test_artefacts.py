@@ -114,5 +114,5 @@ def test_settings_that_cannot_work(changes, sentence):
 
 
 def test_unknown_preset():
-    with pytest.raises(ConfigError, match="Preset 'physics' does not exist; choose one of sample, cs, medline"):
+    with pytest.raises(ConfigError, match="Preset 'physics' does not exist; choose one of sample, cs, medline, words"):
         Config.of_preset("physics")

@@ -243,6 +243,7 @@ def test_blocks_depend_on_seed_epoch_and_block_alone_and_fit_their_buffers():
         source.block(0, 3, *buffers[:, : source.most_pairs - 1])
     papers, order, starts, contexts = source.by_target(0, 3)
     targets = np.repeat(papers, np.diff(starts))
+    assert not np.array_equal(order, np.sort(order))
     assert np.array_equal(np.stack([targets, contexts]), buffers[:, :filled]) and sorted(order) == list(range(len(papers)))
 
 

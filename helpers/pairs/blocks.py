@@ -33,7 +33,7 @@ class PairSource:
     # A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
     # are) and `_fill_block`, which is given buffers of most_pairs.
     files: dict[str, str] = {}  # noqa: RUF012  (sha256 by name of what it reads beside `out/pairs/`)
-    together = True  # pairs of one target in a block, targets in random order; False: as they come
+    together = True  # pairs of one target in a block, or in each run of them that comes; both are trained in random order
     _epoch: int | None = None  # whose order is kept
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
@@ -53,7 +53,7 @@ class PairSource:
         if self.together:
             targets, contexts = split(np.sort(joined(targets, contexts)))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
-        order = self.generator(epoch, block, GROUPS).permutation(len(firsts)) if self.together else np.arange(len(firsts))
+        order = self.generator(epoch, block, GROUPS).permutation(len(firsts))
         return targets[firsts], order.astype(np.int32), np.append(firsts, len(targets)), contexts
 
 

@@ -82,7 +82,7 @@ class WindowPairs(PairSource):
     # tokens: int32, texts one after the other, which begin at indptr int64 (T+1,); left_out: bool (T,), texts that are not used; counts:
     # int (N,), of words. A word stays with word2vec's chance, (sqrt(f / subsample) + 1) subsample / f, f its share of all words.
     # block_pairs: about how many a block holds; `pairs` is an estimate by the first block.
-    together = False  # word by word as the texts go: MRR .383 against .364
+    together = False  # each place of a text is trained for itself: that finds more than all of a word's pairs together
 
     def __init__(self, tokens, indptr, left_out, counts, seed: int, block_pairs: int, window: int, subsample: float):
         self.tokens, self.indptr, self.left_out, self.seed, self.window = *map(np.asarray, (tokens, indptr, left_out)), seed, window
