@@ -9,14 +9,12 @@ from helpers.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
 TEXT = (ROOT / "data" / "topics_text.txt.gz",)
-SUBSETS = ("cs", "medline", "all")
-PAIRS_FROM = ("citations", "walks", "shards", "windows")
 KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
 CHOICES = {
-    "subset": SUBSETS, "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
-    "row_type": ("bfloat16", "float32"), "pairs_from": PAIRS_FROM, "device": ("auto", "cpu", "cuda"),
+    "subset": ("cs", "medline", "all"), "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
+    "row_type": ("bfloat16", "float32"), "pairs_from": ("citations", "walks", "shards", "windows"), "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
     "dimensions": (1, 65_536, ""), "epochs": (0, 100_000, ""), "negatives": (1, 100_000, ""), "batch_pairs": (1, 2**40, ""),
@@ -24,7 +22,7 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "walk_length": (2, 1000, " of papers"), "window": (1, 1000, " of steps"), "walks_per_paper": (1, 10_000, ""),
     "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
     "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
-    "noise_power": (0.0, 2, ""), "shared_negatives": (1, 100_000, ""), "subsample": (0.0, 1, ""), "noise_slots": (0, 2**31 - 1, ""),
+    "noise_power": (0.0, 2, ""), "noise_slots": (0, 2**31 - 1, ""), "shared_negatives": (1, 100_000, ""), "subsample": (0.0, 1, ""),
     "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""),
 }  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is to be downloaded
@@ -143,8 +141,6 @@ PRESETS: dict[str, dict] = {
     "sample": dict(dumps=SAMPLE, subset="all", dimensions=64, epochs=10, block_pairs=1 << 15),  # a block is a point of the loss curve
     "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
     "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10, noise_power=0.75, learning_rate=0.02),  # sparse: gently
-    "words": dict(
-        dumps=TEXT, subset="all", dimensions=100, epochs=5, pairs_from="windows", window=5, min_degree=5, noise_power=0.75,
-        optimizer="sgd", learning_rate=0.025,
-    ),
+    "words": dict(dumps=TEXT, subset="all", dimensions=100, epochs=5, pairs_from="windows", window=5, min_degree=5, noise_power=0.75,
+                  optimizer="sgd", learning_rate=0.025),
 }  # fmt: skip

@@ -56,7 +56,7 @@ def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray
 
 
 def corpus_map(title: str, points: np.ndarray, topics: pd.DataFrame) -> Figure:
-    """All papers as a density image with the names of its topics. points: float32 (N, 2); topics: of maps.name_topics."""
+    """All papers as a density image with the names of its topics. points: float32 (N, 2); topics: of explore.name_topics."""
     from scipy.ndimage import gaussian_filter  # here: scipy is needed for maps alone
 
     figure, axes = _map(title, points)

@@ -1,6 +1,7 @@
 """What each stage needs of memory, disk and time, against what this machine has: told, and refused, before anything is allocated."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,25 +84,12 @@ def checkpoint_bytes(N: int, D: int, value_bytes: int = 2, state_bytes: int = 4)
     return 2 * N * (value_bytes * D + state_bytes)
 
 
-def rows_in(where: str, N: int, row_bytes: int, gpu: int, ram: int = 0) -> dict[str, int]:
-    """How many rows of each table `place` puts there: {"target": n, "context": m}."""
-    spans = place(N, row_bytes, gpu, ram)
-    return {table: sum(last - first for of, there, first, last in spans if (of, there) == (f"{table}s", where)) for table in TABLES}
-
-
-def place(N: int, row_bytes: int, gpu: int, ram: int) -> list[tuple[str, str, int, int]]:
-    """Spans (table, where, first row, last row) of both tables of N rows, in `gpu`, then `ram` bytes, then on the disk, hottest first."""
-    rooms, spans = {"GPU memory": gpu, "RAM": ram, "disk": 2 * N * row_bytes}, []
+def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
+    """How many of N rows of each table, the hottest, are in `gpu` bytes of its memory: {"target": n, "context": m}."""
     # Contexts are hotter than targets: a pair touches 1 + K of them, while a target's pairs come together. Within a table papers are in
-    # descending degree, so that a span is a range.
-    for table in ("contexts", "targets"):
-        first = 0
-        for where in rooms:
-            last = min(N, first + rooms[where] // row_bytes)
-            rooms[where] -= (last - first) * row_bytes
-            spans += [(table, where, first, last)] if last > first else []
-            first = last
-    return spans
+    # descending degree, so that the hottest come first.
+    fit = gpu // row_bytes
+    return {"target": min(N, max(fit - N, 0)), "context": min(N, fit)}
 
 
 class Item(NamedTuple):
@@ -129,29 +117,25 @@ class Training:
     gpu: int = 0  # bytes of device memory for rows
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
-    def items(self, rate: float = 0) -> list[Item]:
-        """The plan, line by line; rate: pairs trained a second, as training/plan.py measures it; without it times are 0."""
+    def items(self, rate: float = math.inf) -> list[Item]:
+        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) if rate else 0
-        start += (self.steps + 1) * table / WRITTEN if rate and self.on_disk else 0  # columns are files, written at each step
-        train, write = (self.epochs * self.P / rate, checkpoint / WRITTEN) if rate else (0, 0)
-        contexts = Item("context rows", "RAM", N, table, phase="train")
-        if self.gpu and self.on_disk:
-            contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN)
+        start += (self.steps + 1) * table / WRITTEN if self.on_disk else 0  # columns are files, written at each step
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
-            contexts,
+            Item("context rows", "disk" if self.gpu and self.on_disk else "RAM", N, table, phase="train"),
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rate else 0),
-            Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
-            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rate else 0),
-            Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS),
+            Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, self.epochs * self.P / rate),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9),
+            Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, checkpoint / WRITTEN, "train"),
         ]
-        hottest = [(table, rows) for table, rows in rows_in("GPU memory", N, row, self.gpu).items() if rows]
+        hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
@@ -177,13 +161,11 @@ class Training:
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
         changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
-        raise ConfigError(
-            f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
-            f"{advice} would fit."
-        )
+        needed = f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM"
+        raise ConfigError(f"{needed}, but {ram / 1e9:.1f} GB are available; {advice} would fit.")
 
 
-def training_needs(plan: Training, rate: float = 0, there: int = 0) -> dict:
+def training_needs(plan: Training, rate: float = math.inf, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
     disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
     seconds = sum(item.seconds for item in plan.items(rate))

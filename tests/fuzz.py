@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import os
-import pickle
 import queue
 import random
 import re
@@ -85,18 +84,6 @@ def _json(*records: dict) -> bytes:
     return "\n".join(map(json.dumps, records)).encode() + b"\n"
 
 
-def _ancestor() -> bytes:
-    import h5py  # here: only this reader needs it
-
-    with h5py.File(content := io.BytesIO(), "w") as file:
-        for part in range(2):
-            file[f"labels{part}"] = np.arange(3 * part, 3 * part + 3)
-            lists = file.create_dataset(f"batch{part}", (3,), h5py.vlen_dtype(np.int32))
-            for i in range(3):
-                lists[i] = np.array([0, 2, 9 - part - i], np.int32)
-    return content.getvalue()
-
-
 DATA = ROOT / "data"
 S2_PAPER = {
     "externalids": {"PubMed": "7", "DBLP": None, "DOI": "10.1/A"},
@@ -142,10 +129,6 @@ SEEDS = {  # reader -> a function that makes dumps: file name -> its bytes, unco
     "aminer": lambda: [
         *_named("dblp.jsonl", _json(*AMINER), *real("raw-formats/aminer-dblp-v10.jsonl", 10)),
         *_named("dblp.json", b"[\n" + _json(*AMINER).replace(b"\n", b"\n,", 8) + b"]\n"),
-    ],
-    "ancestor": lambda: [
-        {"citations.h5": _ancestor()},
-        {"citations.h5": _ancestor(), "titles.pkl": pickle.dumps(TITLES), "ids.p": pickle.dumps([f"{row:040x}" for row in range(6)], 0)},
     ],
     "citations_csv": lambda: _named("edges.csv", head(CITATIONS, 60)) + _named("edges.tsv", *real("acl/edges.tsv.gz", 60)),
     "papers_csv": lambda: [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.rows import optimizers, tables, transfer
+from helpers.rows import tables, transfer
 from helpers.rows.transfer import PinnedRows, aligned_empty, as_words, move_rows
 from tests.test_tables import engine_of, train
 
@@ -65,9 +65,9 @@ def test_rows_that_do_not_begin_at_a_page_are_not_locked():
 def test_the_update_is_that_of_torch(optimizer, D):
     generator = torch.Generator().manual_seed(3)
     rows, gradient = torch.randn(11, D, generator=generator), torch.randn(11, D, generator=generator)
-    state = {name: values.add_(0.5) for name, values in optimizers.new_state(optimizer, 11, D).items()}
+    state = {name: values.add_(0.5) for name, values in tables.new_state(optimizer, 11, D).items()}
     expected, of_expected = rows.clone(), {name: values.clone() for name, values in state.items()}
-    optimizers.update(optimizer, expected, gradient, of_expected, 0.1)
+    tables.update(optimizer, expected, gradient, of_expected, 0.1)
     tables._train_fused(rows, gradient, state.get("sums"), 0.1, 5)
     assert torch.allclose(rows, expected, atol=1e-6) and not torch.allclose(rows, rows + 0.01 * gradient)
     for name, values in state.items():

@@ -23,7 +23,6 @@ from helpers.corpus import dumps, json_lines, records, tables
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.records import Report
 from helpers.errors import DumpError
-from tests import fuzz
 from tests.test_corpus import edges_of, s2
 
 RECORDS = [s2(f"paper{i}", [f"paper{j}" for j in range(i)]) for i in range(12)]
@@ -106,7 +105,7 @@ ARCHIVES = {
     "..\\edges.csv": "climbs out of the archive",
     "new\nline/edges.csv": "climbs out of the archive",
     "notes.md": "holds no dump's files",
-    "dump.parquet": "is a parquet or HDF5 file inside an archive; unpack it first",
+    "dump.parquet": "is a parquet file inside an archive; unpack it first",
 }
 
 
@@ -368,33 +367,6 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
     for cut in range(5, len(whole), 7):
         (tmp_path / "edges.parquet").write_bytes(whole[:cut])
         refused(tmp_path / "edges.parquet")
-
-
-@pytest.mark.parametrize("flag", [1, 8])
-def test_hdf5_whose_lists_are_no_lists_does_not_crash(tmp_path, flag):
-    pytest.importorskip("h5py")
-    content = bytearray(fuzz._ancestor())
-    content[content.index(b"\x19\0\0\0\x10\0\0\0") + 1] = flag  # of the type of variable length: a text, or nothing known
-    (tmp_path / "citations.h5").write_bytes(content)
-    assert "batch0 holds no lists" in refused(tmp_path / "citations.h5")
-
-
-def test_hdf5_that_states_more_rows_than_it_holds_is_refused(tmp_path):
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "citations.h5", "w") as file:  # places that were never written take no room
-        file.create_dataset("labels0", (10**12,), "i8", chunks=(2,))
-        file.create_dataset("batch0", (10**12,), h5py.vlen_dtype("i4"), chunks=(2,))
-    assert "batch0 would be larger than the file" in refused(tmp_path / "citations.h5")
-
-
-@pytest.mark.parametrize("content", [b"P0\n.", b"c\0os\x10\nsystem\n.", b"", b"\x80\x09", b"(dp0\nI0\nVa\np1\ns"])
-def test_pickles_that_are_not_plain_get_one_line(tmp_path, content):
-    pytest.importorskip("h5py")
-    (tmp_path / "citations.h5").write_bytes(fuzz._ancestor())
-    (tmp_path / "titles.pkl").write_bytes(content)
-    with pytest.raises(DumpError, match=r"titles.pkl is not a pickle of plain") as caught:
-        rows_of(tmp_path / "citations.h5")
-    assert str(caught.value).isprintable()
 
 
 def test_files_that_are_none(tmp_path):

@@ -18,10 +18,10 @@ from helpers.corpus.build import build_corpus, open_corpus
 from helpers.errors import ArtefactError
 from helpers.export.embeddings import open_answer
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.rows.optimizers import FIRST_SUM
+from helpers.rows.tables import FIRST_SUM
 from helpers.training import loop
 from helpers.training.checkpoint import newest_checkpoint, trained_checkpoint
-from helpers.training.extend import SHARE, extended_tables, known_rows, pairs_with_new
+from helpers.training.engines import SHARE, extended_tables, known_rows, pairs_with_new
 from helpers.training.loop import train
 
 KNOWN = 220  # of the 300 papers of the communities
@@ -72,7 +72,7 @@ def rows_by_id(c: Config) -> dict[str, int]:
 
 @pytest.mark.parametrize(("row_type", "optimizer", "on_disk"), [("bfloat16", "rowwise_adagrad", False), ("float32", "sgd", True)])
 def test_known_rows_stay_and_new_rows_are_means(config, dump, community_edges, tmp_path, row_type, optimizer, on_disk, monkeypatch, capsys):
-    monkeypatch.setattr("helpers.training.extend.PIECE", 50)  # several pieces
+    monkeypatch.setattr("helpers.training.engines.PIECE", 50)  # several pieces
     edges = [",".join(edge) for edge in community_edges]
     settings = dict(heldout=0, epochs=2, threads=1, row_type=row_type, optimizer=optimizer, learning_rate=0.02, tables_on_disk=on_disk)
     older = dump("older.csv", "citing,cited", *(edge for edge in edges if int(edge.split(",")[0][1:]) < KNOWN))

@@ -14,7 +14,7 @@ from helpers.models import kernels
 from helpers.models.sgns import PlainSGNS
 from helpers.pairs import noise
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically, rounded, to_float32
-from helpers.rows.optimizers import new_state, update
+from helpers.rows.tables import new_state, update
 from helpers.training.engines import KernelEngine, new_tables
 
 RATE = 0.05

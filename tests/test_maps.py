@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 
 from helpers import figures
 from helpers.errors import ArtefactError, UserError
-from helpers.neighbors import maps
-from helpers.neighbors.judgements import COLUMNS, judge, judged, read_judgements
-from helpers.neighbors.maps import first_fields, lay_out, map_papers, name_topics, write_page
+from helpers.neighbors import explore
+from helpers.neighbors.explore import COLUMNS, first_fields, judge, judged, lay_out, map_papers, name_topics, read_judgements, write_page
 from helpers.neighbors.search import Search
 from tests.benchmarks.maps import page_papers, purity
 
@@ -68,10 +67,10 @@ def test_vectors_that_are_not_numbers_are_refused():
 
 
 def test_papers_that_are_not_laid_out_lie_between_those_that_are(monkeypatch):
-    monkeypatch.setattr(maps, "ANCHORS", (200, 200))
+    monkeypatch.setattr(explore, "ANCHORS", (200, 200))
     vectors, cluster = clusters([300] * 6)
     laid_out = {}
-    monkeypatch.setattr(maps, "lay_out", lambda rows, seed: laid_out.setdefault("points", lay_out(rows, seed)))
+    monkeypatch.setattr(explore, "lay_out", lambda rows, seed: laid_out.setdefault("points", lay_out(rows, seed)))
     points = map_papers(vectors)
     assert points.shape == (1800, 2) and len(laid_out["points"]) == 200 and share_alike(points, cluster) > 0.9
     assert (points >= laid_out["points"].min(axis=0) - 1e-6).all() and (points <= laid_out["points"].max(axis=0) + 1e-6).all()
@@ -159,7 +158,7 @@ def test_a_page_holds_titles_as_they_are_and_nothing_that_runs(tmp_path):
     text = page.read_text(encoding="utf-8")
     assert count == 7 and text.count("<script") == 2 and text.count("</script>") == 2 and "<img" not in text
     shown = page_papers(page)
-    assert shown["title"].tolist() == [" ".join(title[: maps.TITLE_MARKS].split()) for title in (*NASTY, "Plain")]
+    assert shown["title"].tolist() == [" ".join(title[: explore.TITLE_MARKS].split()) for title in (*NASTY, "Plain")]
     assert shown["year"].tolist() == [1999, 2000, 2001, 2002, 2003, 2004, 0] and shown["link"][0] == "https://openalex.org/W0"
     assert shown[["x", "y"]].min().min() >= 0 and shown[["x", "y"]].max().max() <= 9999
 
@@ -167,15 +166,15 @@ def test_a_page_holds_titles_as_they_are_and_nothing_that_runs(tmp_path):
 def test_a_page_of_very_many_papers_stays_small(tmp_path, monkeypatch):
     nothing = pd.DataFrame(columns=["x", "y", "papers", "words"])
     papers = papers_of([f"{i} " + "<" * 600 for i in range(300)])
-    monkeypatch.setattr(maps, "PAGE_PAPERS", 200)
+    monkeypatch.setattr(explore, "PAGE_PAPERS", 200)
     points = np.random.default_rng(0).random((300, 2))
     assert write_page(tmp_path / "page.html", "", papers, points, nothing) == 200
     rows = [int(paper_id[1:]) for paper_id in page_papers(tmp_path / "page.html")["id"]]
     assert rows[:100] == list(range(100)) and len(set(rows)) == 200, "half the most cited, half of the others"
-    monkeypatch.setattr(maps, "PAGE_BYTES", 100_000)
+    monkeypatch.setattr(explore, "PAGE_BYTES", 100_000)
     count = write_page(tmp_path / "page.html", "", papers, points, nothing)
     assert 40 < count < 60 and len(page_papers(tmp_path / "page.html")) == count
-    assert (tmp_path / "page.html").stat().st_size < 100_000 + maps.PAGE.stat().st_size + 200
+    assert (tmp_path / "page.html").stat().st_size < 100_000 + explore.PAGE.stat().st_size + 200
 
 
 def test_fields_beyond_the_most_common_are_others():

@@ -14,7 +14,6 @@ from helpers.memory import (
     largest_dimensions,
     looking_needs,
     pair_needs,
-    place,
     plan_table,
     preflight,
     reading_needs,
@@ -100,18 +99,6 @@ def test_what_fits_nowhere_is_refused_with_what_would(plan, ram, advice):
         assert dataclasses.replace(plan, D=D).placed(ram)
         with pytest.raises(ConfigError):
             dataclasses.replace(plan, D=D + 4).placed(ram)
-
-
-def test_rows_are_placed_hottest_first():
-    N, row = 1000, 100
-    assert place(N, row, gpu=10**9, ram=0) == [("contexts", "GPU memory", 0, N), ("targets", "GPU memory", 0, N)]
-    assert place(N, row, gpu=30_050, ram=100_000) == [
-        ("contexts", "GPU memory", 0, 300),
-        ("contexts", "RAM", 300, 1000),
-        ("targets", "RAM", 0, 300),
-        ("targets", "disk", 300, 1000),
-    ]
-    assert [where for _, where, _, _ in place(N, row, 0, 0)] == ["disk", "disk"]
 
 
 def test_the_largest_number_of_dimensions():

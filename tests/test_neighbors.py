@@ -9,7 +9,8 @@ import pytest
 from helpers.errors import UserError
 from helpers.neighbors import baselines as simple
 from helpers.neighbors import evaluate as evaluation
-from helpers.neighbors import search, topics
+from helpers.neighbors import evaluate as scoring
+from helpers.neighbors import search
 from helpers.neighbors.baselines import baselines
 from helpers.neighbors.evaluate import Questions, evaluate, readings, splits, summary, validation_scores, verdict
 from helpers.neighbors.search import COSINE, SIMILARITIES, Search, find_papers, find_references, link, nearest, tables_of, top_k
@@ -416,27 +417,27 @@ def test_labels_and_what_vectors_know_of_them():
     truth = generator.integers(0, 3, 600)
     fields = [[["physics", "x"], ["biology"], None][label] for label in truth]
     fields[:5] = [["rare"]] * 5
-    labels, names = topics.labels_of(pa.table({"fields": pa.array(fields, pa.list_(pa.string()))}))
+    labels, names = scoring.labels_of(pa.table({"fields": pa.array(fields, pa.list_(pa.string()))}))
     assert sorted(names) == ["biology", "physics"] and (labels[:5] == -1).all()
     for name, label in (("physics", 0), ("biology", 1)):
         assert np.array_equal(labels[5:] == names.index(name), truth[5:] == label)
     vectors = generator.standard_normal((600, 4)).astype(np.float32) + 6 * np.eye(4, dtype=np.float32)[np.maximum(labels, 0)]
-    scores = topics.topic_scores(vectors, labels)
+    scores = scoring.topic_scores(vectors, labels)
     assert scores["same label"] > 0.95 > 0.6 > scores["chance"] and scores["accuracy"] > 0.95 > 0.7 > scores["commonest label"]
-    blind = topics.topic_scores(generator.standard_normal((600, 4)).astype(np.float32), labels)
+    blind = scoring.topic_scores(generator.standard_normal((600, 4)).astype(np.float32), labels)
     assert abs(blind["same label"] - blind["chance"]) < 0.05 and blind["accuracy"] < 0.7
-    assert topics.topic_scores(vectors, np.full(600, -1)) == {}
-    assert topics.labels_of(pa.table({"title": ["a"]}))[0].tolist() == [-1]
+    assert scoring.topic_scores(vectors, np.full(600, -1)) == {}
+    assert scoring.labels_of(pa.table({"title": ["a"]}))[0].tolist() == [-1]
 
 
 def test_agreement_of_two_tables():
     generator = np.random.default_rng(0)
     first = generator.standard_normal((200, 6)).astype(np.float32)
     turn = np.linalg.qr(generator.standard_normal((6, 6)))[0].astype(np.float32)
-    assert topics.agreement(first, 3 * first @ turn) > 0.999
+    assert scoring.agreement(first, 3 * first @ turn) > 0.999
     with pytest.raises(UserError, match="200 papers cannot be compared with 199: both runs must be of the same corpus"):
-        topics.agreement(first, first[1:])
-    assert topics.agreement(first, generator.standard_normal((200, 8)).astype(np.float32)) == pytest.approx(10 / 199, abs=0.02)
+        scoring.agreement(first, first[1:])
+    assert scoring.agreement(first, generator.standard_normal((200, 8)).astype(np.float32)) == pytest.approx(10 / 199, abs=0.02)
 
 
 def test_vectors_that_are_no_numbers_are_told():

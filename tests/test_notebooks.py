@@ -34,7 +34,7 @@ FROM_THE_COMMAND_LINE = {
     "REACH",
     "SETTINGS",
 }
-KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER", "EXTENDS", "OTHER"}
+KNOWN = FROM_THE_COMMAND_LINE | {"QUERY", "EMBEDDINGS", "FORMS", "DRIVE_FOLDER", "EXTENDS", "OTHER", "TITLES", "REFERENCES"}
 MOST_LINES = 25  # of a code cell
 
 
@@ -192,3 +192,34 @@ def test_word_vectors_of_the_bundled_text(tmp_path):
     assert log["mrr"].iloc[-1] > 0.7 and manifest["shape"] == [len(words), 100] and set(manifest["metrics"]) == set(SIMILARITIES)
     assert "152,465 of 152,465" in told and (tmp_path / "pair_shards" / "shard-00000.parquet").exists()
     assert list((tmp_path / "tensorboard" / "projector").rglob("metadata.tsv"))
+
+
+def test_new_papers_are_embedded_from_their_titles(sample_run, tmp_path):
+    path, given = tmp_path / "09.ipynb", {"OUT": str(sample_run), "EPOCHS": 1, "TITLES": "Flaky tests | Insulin pumps for children"}
+    given["REFERENCES"] = pq.read_table(sample_run / "corpus" / "papers.parquet")["paper_id"][7].as_py()
+    papermill.execute_notebook(str(ROOT / "notebooks" / "09_new_papers.ipynb"), str(path), given, progress_bar=False)
+    cells = code_cells(nbformat.read(path, 4))
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    told = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    tfidf, encoder, blend, chance = map(
+        float, re.search(r"TF-IDF (\S+), encoder (\S+), the best blend (\S+), at random (\S+)", told).groups()
+    )
+    assert min(tfidf, encoder) > 10 * chance and blend >= max(tfidf, encoder)
+    manifest = read_manifest(sample_run / "new_papers", "", verify=True)
+    assert manifest["shape"] == [2, 64] and manifest["references"] == [given["REFERENCES"]]
+    assert np.isfinite(np.load(sample_run / "new_papers" / "target.npy")).all()
+    assert path.read_text().count('"image/png"') == 2 and (sample_run / "title_encoder.pt").exists()
+
+
+def test_compressed_tables_are_trained_on_the_pairs_of_a_run(sample_run, tmp_path):
+    path = tmp_path / "10.ipynb"
+    given = {"OUT": str(sample_run), "EPOCHS": 2, "DIMENSIONS": 32}
+    papermill.execute_notebook(str(ROOT / "notebooks" / "10_compressed_tables.ipynb"), str(path), given, progress_bar=False)
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert path.read_text().count('"image/png"') == 1 and not [output for output in outputs if output.get("name") == "stderr"]
+    told = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "12,076 papers x 32" in told and "the same, by hand: True" in told and "1/64: loss a pair" in told
+    lines = [line.rsplit(maxsplit=1) for line in outputs[-1].data["text/plain"].splitlines()[1:]]
+    table = {name: float(mrr) for name, mrr in lines}
+    assert len(table) == 9 and table["full"] > 0.3 > table["1/64"] and table["PMI, full"] > 0.2

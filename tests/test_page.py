@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from helpers.neighbors.maps import write_page
+from helpers.neighbors.explore import write_page
 from tests.test_maps import NASTY, papers_of
 
 FLAGS = (

@@ -20,7 +20,7 @@ from helpers.pairs import shards
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.pairs.shards import ShardPairs, pair_source, write_shards
-from helpers.pairs.walks import WalkPairs
+from helpers.pairs.windows import WalkPairs
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import chance_loss, train
 from helpers.training.torch_engine import TorchEngine
@@ -54,7 +54,7 @@ def test_pairs_go_to_the_front_of_the_callers_buffers_and_no_further(tmp_path):
         for block in range(source.blocks):
             expected = source.block(1, block)
             buffers = [np.full(source.most_pairs + 2000, -7, np.int32) for _ in range(2)]
-            filled = source.fill(1, block, *(buffer[1000:-1000] for buffer in buffers))
+            filled = len(source.block(1, block, *(buffer[1000:-1000] for buffer in buffers))[0])
             assert filled == len(expected[0]) <= source.most_pairs
             for buffer, ids in zip(buffers, expected, strict=True):
                 assert np.array_equal(buffer[1000 : 1000 + filled], ids)
@@ -62,7 +62,7 @@ def test_pairs_go_to_the_front_of_the_callers_buffers_and_no_further(tmp_path):
             total += filled
             short = [np.full(filled + 100, -7, np.int32) for _ in range(2)]
             with pytest.raises(ValueError, match=r"broadcast|match"):
-                source.fill(1, block, short[0][: filled - 1], short[1][: filled - 1])
+                source.block(1, block, short[0][: filled - 1], short[1][: filled - 1])
             assert all((buffer[filled - 1 :] == -7).all() for buffer in short)
         assert total == source.pairs
 
@@ -394,7 +394,7 @@ def test_a_run_goes_on_from_its_own_pairs_alone(run):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"pairs_from": "text"}, r"pairs_from = 'text' cannot work: it must be one of citations, walks, shards\."),
+        ({"pairs_from": "text"}, r"pairs_from = 'text' cannot work: it must be one of citations, walks, shards, windows\."),
         ({"walk_length": 1}, r"walk_length = 1 cannot work: it must be a whole number of papers from 2 to 1,000\."),
         ({"window": 0}, r"window = 0 cannot work: it must be a whole number of steps from 1 to 1,000\."),
         ({"walks_per_paper": 1.5}, r"walks_per_paper = 1.5 cannot work: it must be a whole number from 1 to 10,000\."),

@@ -10,9 +10,8 @@ from helpers.config import Config
 from helpers.errors import ConfigError
 from helpers.memory import Training, plan_table
 from helpers.models.smoothing import choose_warm_start
-from helpers.training import plan
-from helpers.training.loop import train
-from helpers.training.plan import placed, probe, thinned, training_of
+from helpers.training import loop
+from helpers.training.loop import placed, probe, thinned, train, training_of
 from tests.planted import planted
 from tests.test_large_tables import Fingerprinted
 
@@ -37,7 +36,7 @@ def test_what_decides_a_training_follows_from_its_settings(pairs, config):
 
 
 def test_the_probe_takes_a_part_of_the_ram_that_is_there(pairs, monkeypatch):
-    monkeypatch.setattr("helpers.training.plan.available_ram", lambda: 100 << 20)
+    monkeypatch.setattr("helpers.training.loop.available_ram", lambda: 100 << 20)
     for D in (64, 4096, 65_536):
         papers = len(thinned(pairs, D)[0]) - 1
         assert papers >= min(pairs.papers, 256) and (papers <= 512 or 2 * 4 * papers * D <= 25 << 20)
@@ -46,7 +45,7 @@ def test_the_probe_takes_a_part_of_the_ram_that_is_there(pairs, monkeypatch):
 def test_a_small_graph_is_probed_whole_and_a_large_one_thinned(pairs, monkeypatch):
     indptr, contexts = thinned(pairs, 64)
     assert np.array_equal(indptr, pairs.indptr) and np.array_equal(contexts, pairs.contexts)
-    monkeypatch.setattr(plan, "MOST_PAPERS", 1300)
+    monkeypatch.setattr(loop, "MOST_PAPERS", 1300)
     indptr, contexts = thinned(pairs, 64)
     n = len(indptr) - 1
     assert 1000 < n < 1400 and indptr[-1] == len(contexts) and contexts.min() >= 0 and contexts.max() == n - 1
@@ -58,9 +57,9 @@ def test_a_small_graph_is_probed_whole_and_a_large_one_thinned(pairs, monkeypatc
 
 @pytest.mark.parametrize("engine", ["kernel", "torch"])
 def test_the_probe_measures_and_leaves_nothing(pairs, config, tmp_path, monkeypatch, engine):
-    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(loop, "PROBE_SECONDS", 0.2)
     c = dataclasses.replace(config, engine=engine, tables_on_disk=True)
-    rate = probe(c, pairs)
+    rate = probe(c, *thinned(pairs, c.dimensions))
     assert 1e3 < rate < 1e13 and not list(tmp_path.iterdir())
     assert any("second" in line[-1] or "minute" in line[-1] for line in plan_table(training_of(c, pairs), rate))
 
@@ -70,7 +69,7 @@ def test_training_puts_the_targets_where_they_fit(pairs, config, tmp_path, monke
     needs = training_of(config, pairs)
     both, one = (dataclasses.replace(needs, on_disk=on_disk).needs("RAM") for on_disk in (False, True))
     assert one < both
-    monkeypatch.setattr(plan, "available_ram", lambda: both - 1)
+    monkeypatch.setattr(loop, "available_ram", lambda: both - 1)
     assert placed(config, pairs).tables_on_disk is True
     files = []
 
@@ -80,7 +79,7 @@ def test_training_puts_the_targets_where_they_fit(pairs, config, tmp_path, monke
     on_disk = train(dataclasses.replace(config, out=str(tmp_path / "disk")), pairs, look)
     assert set(files) == {"target.npy"}, "the contexts stay in memory"
     assert torch.equal(in_ram.target, on_disk.target) and torch.equal(in_ram.context, on_disk.context)
-    monkeypatch.setattr(plan, "available_ram", lambda: one - 1)
+    monkeypatch.setattr(loop, "available_ram", lambda: one - 1)
     with pytest.raises(ConfigError, match=r"5,000 papers x 24 need 0\.\d GB of RAM, but 0\.\d GB are available; .* would fit"):
         train(dataclasses.replace(config, out=str(tmp_path / "none")), pairs)
     assert not (tmp_path / "none").exists(), "nothing was made"

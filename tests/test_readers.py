@@ -2,12 +2,8 @@
 
 import gzip
 import json
-import os
-import pickle
-import sys
 import zipfile
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -182,140 +178,6 @@ def test_aminer(config, dump, release):
     assert rows[two]["fields"] == (["Logic"] if release == "v12.json" else [])
     with pytest.raises(DumpError, match="No citation is left: 2 outside the subset"):
         build_corpus(config(dumps=[path], subset="medline"))
-
-
-def write_hdf5(path, lists: dict[int, list[int]], rows_a_batch: int = 3) -> str:
-    with h5py.File(path, "w") as file:
-        rows = list(lists)
-        for part, first in enumerate(range(0, len(rows), rows_a_batch)):
-            some = rows[first : first + rows_a_batch]
-            file[f"labels{part}"] = np.array(some)
-            batch = file.create_dataset(f"batch{part}", (len(some),), h5py.vlen_dtype(np.int32))
-            for i, row in enumerate(some):
-                batch[i] = np.array(lists[row], np.int32)
-    return str(path)
-
-
-LISTS = {row: [] for row in range(3, 40)} | {0: [1, 2, 38], 1: [0], 2: [0, 2, -1], 38: [0], 39: [50]}  # 0 and 2: only 2 lists it again
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("form", [dict, list])
-def test_the_ancestors_hdf5_and_pickles(config, tmp_path, protocol, form):
-    folder = tmp_path / "medline"
-    folder.mkdir()
-    write_hdf5(folder / "citations.h5", LISTS)
-    titles, ids = {row: f"Title {row}" for row in range(39)}, {row: f"{row:040x}" for row in range(39)}
-    for name, values in (("titles.p", titles), ("ids.PICKLE", ids)):
-        (folder / name).write_bytes(pickle.dumps(values if form is dict else list(values.values()), protocol))
-    c = config(dumps=[folder])
-    report = build_corpus(c)
-    name = ids | {39: "39", 50: "50"}
-    assert edges_of(c) == {(name[a], name[b]) for a, b in [(0, 1), (0, 2), (0, 38), (39, 50)]}
-    rows = papers_of(c)
-    assert rows[name[38]]["title"] == "Title 38" and rows["39"]["title"] is None and not rows["50"]["has_record"]
-    assert report["papers"] == {"read": 40, "kept": 41, "dropped": {}, "incomplete": {"no title": 1}}
-    assert report["citations"]["read"] == 9
-    assert report["citations"]["dropped"] == {"also listed by the cited paper": 3, "self citation": 1, "no id": 1}
-
-
-def test_the_ancestors_hdf5_alone_names_papers_by_row(config, tmp_path):
-    c = config(dumps=[write_hdf5(tmp_path / "citations.hdf5", LISTS)])
-    build_corpus(c)
-    assert edges_of(c) == {("0", "1"), ("0", "2"), ("0", "38"), ("39", "50")}
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_malicious_pickle_does_not_run(config, tmp_path):
-    write_hdf5(tmp_path / "citations.h5", LISTS)
-    proof = tmp_path / "it ran"
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        (tmp_path / "titles.pkl").write_bytes(pickle.dumps({0: "A title", 1: Malicious(proof)}, protocol))
-        with pytest.raises(DumpError, match="is not a pickle of plain dicts, lists, strings and numbers"):
-            build_corpus(config(dumps=[tmp_path / "citations.h5"]))
-        assert not proof.exists()
-    (tmp_path / "titles.pkl").write_bytes(b"cos\nmkdir\n(V" + str(proof).encode() + b"\ntR.")  # by hand: GLOBAL and REDUCE
-    with pytest.raises(DumpError, match="is not a pickle of plain"):
-        build_corpus(config(dumps=[tmp_path / "citations.h5"]))
-    assert not proof.exists()
-    pickle.loads(pickle.dumps(Malicious(proof)))
-    assert proof.exists(), "elsewhere it would have run"
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (pickle.dumps(np.arange(3)), "is not a pickle of plain"),
-        (pickle.dumps({1: "a"})[:-3], "is not a pickle of plain"),
-        (b"", "is not a pickle of plain"),
-        (pickle.dumps({"a": "one", "b": "two"}), "is not a pickle of plain"),
-    ],
-)
-def test_pickles_that_are_not_titles_or_ids(config, tmp_path, content, told):
-    write_hdf5(tmp_path / "citations.h5", LISTS)
-    (tmp_path / "titles.pickle").write_bytes(content)
-    with pytest.raises(DumpError, match=told) as caught:
-        build_corpus(config(dumps=[tmp_path]))
-    assert "\n" not in str(caught.value)
-
-
-def broken_hdf5(folder, kind: str):
-    path = folder / "citations.h5"
-    write_hdf5(path, LISTS)
-    if kind == "cut off":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif kind == "gzipped":
-        (folder / "citations.h5.gz").write_bytes(gzip.compress(path.read_bytes()))
-        path = folder / "citations.h5.gz"
-    elif kind == "in a zip":
-        with zipfile.ZipFile(folder / "citations.zip", "w") as archive:
-            archive.write(path, "citations.h5")
-        path = folder / "citations.zip"
-    else:
-        with h5py.File(path, "w") as file:
-            if kind == "of something else":
-                file["vectors"] = np.zeros((3, 4))
-            elif kind == "without lists":
-                file["labels0"], file["batch0"] = np.arange(3), np.arange(3)
-            elif kind == "of too few labels":
-                file["labels0"] = np.arange(2)
-                file.create_dataset("batch0", (3,), h5py.vlen_dtype(np.int32))
-            elif kind == "of a negative label":
-                file["labels0"] = np.array([-1, 3])
-                file.create_dataset("batch0", (2,), h5py.vlen_dtype(np.int32))
-    return path
-
-
-BROKEN_HDF5 = {
-    "cut off": "is damaged or not the ancestor's",
-    "gzipped": "HDF5 file inside an archive; unpack it first",
-    "in a zip": "HDF5 file inside an archive; unpack it first",
-    "of something else": "0 papers but not one citation",
-    "without lists": "is damaged or not the ancestor's",
-    "of too few labels": "batch0 does not belong to labels0",
-    "of a negative label": "batch0 does not belong to labels0",
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN_HDF5)
-def test_a_broken_hdf5_gets_one_sentence(config, tmp_path, kind):
-    with pytest.raises(DumpError, match=BROKEN_HDF5[kind]) as caught:
-        build_corpus(config(dumps=[broken_hdf5(tmp_path, kind)]))
-    assert "\n" not in str(caught.value)
-
-
-def test_without_h5py_one_sentence_says_so(config, tmp_path, monkeypatch):
-    path = write_hdf5(tmp_path / "citations.h5", LISTS)
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DumpError, match=r"h5py.*; download it again, or pip install h5py"):
-        build_corpus(config(dumps=[path]))
 
 
 ICITE = [

@@ -8,17 +8,16 @@ import torch
 
 from helpers.config import CHOICES, Config
 from helpers.errors import ConfigError, TrainingError
-from helpers.memory import Training, checkpoint_bytes, rows_in
+from helpers.memory import Training, checkpoint_bytes, hot_rows
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
 from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
 from helpers.rows.files import empty_table
-from helpers.rows.optimizers import FIRST_SUM, STOCK, new_state, update
-from helpers.rows.tables import Table
+from helpers.rows.tables import FIRST_SUM, STOCK, Table, new_state, update
 from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
 from helpers.training import torch_engine
-from helpers.training.plan import choose_engine
+from helpers.training.loop import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes
 from tests.conftest import random_pairs
 
@@ -278,7 +277,7 @@ def test_kernels_that_do_not_work_are_told_once(capsys):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory."),
-            r"GPU memory ran out \(0.0 GB of rows there, batches of 64 pairs\): run this again with",
+            r"The GPU failed \(CUDA out of memory\): restart the runtime, then take gpu_memory = 0.5 or batch_pairs = 32",
         ),
         (
             RuntimeError("CUDA error: an illegal memory access"),
@@ -313,11 +312,10 @@ def test_the_engine_is_chosen_and_told():
 
 
 def test_hot_rows_are_contexts_first():
-    assert rows_in("GPU memory", 100, 10, 0) == {"target": 0, "context": 0}
-    assert rows_in("GPU memory", 100, 10, 999) == {"target": 0, "context": 99}
-    assert rows_in("GPU memory", 100, 10, 1500, 200) == {"target": 50, "context": 100}
-    assert rows_in("RAM", 100, 10, 1500, 200) == {"target": 20, "context": 0}
-    assert rows_in("GPU memory", 100, 10, 10**6) == {"target": 100, "context": 100}
+    assert hot_rows(100, 10, 0) == {"target": 0, "context": 0}
+    assert hot_rows(100, 10, 999) == {"target": 0, "context": 99}
+    assert hot_rows(100, 10, 1500) == {"target": 50, "context": 100}
+    assert hot_rows(100, 10, 10**6) == {"target": 100, "context": 100}
 
 
 def test_the_plan_tells_what_lives_on_the_gpu_and_what_the_optimizer_keeps():

@@ -17,7 +17,7 @@ import pytest
 from helpers.config import Config
 from helpers.corpus import text
 from helpers.corpus.build import open_corpus
-from helpers.corpus.text import build_vocabulary, clean
+from helpers.corpus.text import build_vocabulary, words_of
 from helpers.errors import ArtefactError, ConfigError, DumpError, UserError
 from helpers.neighbors.evaluate import validation_scores
 from helpers.neighbors.search import find_papers
@@ -67,7 +67,14 @@ def stored(config) -> tuple[dict[str, int], list[list[str]]]:
     return vocabulary, [[names[word] for word in tokens[a:b]] for a, b in itertools.pairwise(starts)]
 
 
+def clean(text: str) -> list[str]:
+    *words, end = words_of(pa.array([text])).to_pylist()
+    assert end == ""
+    return words
+
+
 def test_cleaning():
+    assert words_of(pa.array(["", "one two", "7", "three"])).to_pylist() == ["", "one", "two", "", "", "three", ""]
     assert clean("The ﬁrst, 2nd & 3rd CATS!") == ["the", "first", "nd", "rd", "cats"]
     assert clean("Привет,  МИР\u0301 №5") == ["привет", "мир", "no"]
     assert clean("и\u0306ога") == ["йога"] == clean("йога"), "composed"
@@ -104,13 +111,13 @@ def test_a_text_is_what_the_plain_way_makes_of_it(words, tmp_path, form, least):
     assert report["texts"]["read"] - sum(report["texts"]["dropped"].values()) == len(texts)
 
 
-def test_large_texts_are_read_in_pieces_by_processes(words, tmp_path, monkeypatch):
+def test_large_texts_are_read_in_pieces(words, tmp_path, monkeypatch):
     generator = np.random.default_rng(1)
     lines = [" ".join(f"{chr(97 + w % 26)}{chr(1072 + w // 26 % 32)}" for w in generator.zipf(1.3, 30) % 700) for _ in range(400)]
     lines[7] = " ".join(lines[8:40])  # longer than a block
     (tmp_path / "large.txt").write_text("\n".join(lines), encoding="utf-8")
     config = words(dumps=[tmp_path / "large.txt"])
-    for name, value in {"BLOCK": 700, "PIECE": 1000, "WORTH_A_PROCESS": 1, "TEXT_WORDS": 90}.items():
+    for name, value in {"BLOCK": 700, "PIECE": 1000, "TEXT_WORDS": 90}.items():
         monkeypatch.setattr(text, name, value)
     build_vocabulary(config)
     vocabulary, texts = stored(config)
@@ -230,10 +237,10 @@ def test_blocks_depend_on_seed_epoch_and_block_alone_and_fit_their_buffers():
     trained = sum(len(targets) for targets, _ in there[: source.blocks])
     assert abs(source.pairs / trained - 1) < 0.05 and max(len(targets) for targets, _ in there) < source.most_pairs
     buffers = np.full((2, source.most_pairs + 10), -7, np.int32)
-    filled = source.fill(0, 3, *buffers)
+    filled = len(source.block(0, 3, *buffers)[0])
     assert np.array_equal(buffers[:, :filled], np.stack(source.block(0, 3)))
     with pytest.raises(ValueError, match="do not match"):
-        source.fill(0, 3, *buffers[:, : source.most_pairs - 1])
+        source.block(0, 3, *buffers[:, : source.most_pairs - 1])
     papers, order, starts, contexts = source.by_target(0, 3)
     targets = np.repeat(papers, np.diff(starts))
     assert not np.array_equal(order, np.sort(order))
@@ -385,9 +392,9 @@ def test_no_pair_comes_twice_however_many_workers_read(shards, workers):
 
 @pytest.mark.parametrize("stop", [1, 5, 30])
 def test_a_dataset_goes_on_inside_a_shard(shards, stop):
-    dataset, resumed = (PairDataset(shards, 1000, epoch=3) for _ in range(2))
+    dataset = PairDataset(shards, 1000, epoch=3)
     seen = [batch for _, batch in zip(range(stop), dataset.batches(), strict=False)]
-    resumed.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
+    resumed = PairDataset(shards, 1000, dataset.epoch, json.loads(json.dumps(dataset.done)))
     rest = list(resumed.batches())
     assert stop % 7 and np.array_equal(together(seen + rest), keys(*epoch_of(shards, 3)))
 

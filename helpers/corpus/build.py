@@ -39,7 +39,7 @@ def build_corpus(config: Config) -> dict:
 
 
 def known_corpus(config: Config) -> tuple[list[str], dict | None]:
-    """(what tells the files of config.dumps from others; the report of a corpus that is there, whole and made of them, or None)."""
+    """(what tells the files of config.dumps from others; the report of a corpus that is there and made of them, else None)."""
     refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
     sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
     folder = config.folder("corpus")

@@ -22,7 +22,6 @@ from helpers.corpus.json_lines import BAD_LINE, BLANK, JSON_FORMATS, json_batche
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
-BINARY_FORMATS = {b"PAR1": tables.Table, b"\x89HDF": lambda file: tables.of_ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -118,16 +117,18 @@ def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int
 
 
 def reader_of(file: DumpFile):
-    """What reads a file, a table, a function or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
+    """What reads a file, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
     with sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with opened(file) as (stream, _):
             first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
-        if reader := BINARY_FORMATS.get(first[:4]):
+        if first[:4] == b"\x89HDF":
+            raise DumpError(f"{file} is HDF5: make tables of it by `python data/convert_ancestor.py {file} FOLDER`, and give that folder.")
+        if first[:4] == b"PAR1":
             if packed:
-                raise DumpError(f"{file} is a parquet or HDF5 file inside an archive; unpack it first.")
-            return reader(file)
+                raise DumpError(f"{file} is a parquet file inside an archive; unpack it first.")
+            return tables.Table(file)
         if first.lstrip()[:1] in (b"{", b"[") or not first.strip():
             return _json_format(file)
         return tables.Table(file, first[:100_000].decode(errors="replace").splitlines()[0])
@@ -148,9 +149,6 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
     with sentences(file), opened(file) as (stream, place):
-        if reader is tables.of_ancestor:
-            yield from reader(file, on_bytes, report)
-            return
         of_table = isinstance(reader, tables.Table)
         for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):
             yield batch

@@ -88,23 +88,17 @@ def _read_all(todo: list, settings: dict) -> None:
             for file, shard in todo:
                 write_shard(file, shard, settings, bar.update)
             return
-        with readers() as pool:
-            for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
-                bar.update(future.result())
-
-
-@contextlib.contextmanager
-def readers() -> Iterator[ProcessPoolExecutor]:
-    """Two processes that read, each a new interpreter: a fork of a process with threads may hang. Raises ArtefactError if one is killed."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
-        try:
-            yield pool
-        except BrokenExecutor as error:
-            killed = "A process that read the dump was killed, most likely for want of memory"
-            raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
-        finally:  # after an error or Ctrl-C, nothing goes on
-            for process in list(pool._processes.values()):
-                process.terminate()
+        # two at a time, each by a new interpreter: a fork of a process with threads may hang
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
+            try:
+                for future in as_completed([pool.submit(write_shard, file, shard, settings) for file, shard in todo]):
+                    bar.update(future.result())
+            except BrokenExecutor as error:
+                killed = "A process that read the dump was killed, most likely for want of memory"
+                raise ArtefactError(f"{killed}; run this again: it goes on after the files that were read whole.") from error
+            finally:  # after an error or Ctrl-C, nothing goes on
+                for process in list(pool._processes.values()):
+                    process.terminate()
 
 
 def _leave_with_parent() -> None:

@@ -1,15 +1,12 @@
-"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet; and the HDF5 of the ancestor."""
+"""Tables, told apart by their header, as CSV, TSV (.gz or not) or parquet."""
 
 # An edge list `citing,cited`, or NIH's Open Citation Collection `citing,referenced`; a papers table `id` or `paper_id`, `title`, `year`,
 # perhaps `venue`, `fields`, `doi`, `pmid`; or NIH's `icite_metadata.csv` (`pmid`, `journal`, ...).
 
 import codecs
 import csv
-import itertools
-import pickle
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, text, texts
+from helpers.corpus.records import BATCH_RECORDS, CITATIONS, PAPERS, SPACES, Report, batch_of, texts
 from helpers.errors import DumpError, in_a_line
 
 # What a batch calls a column -> what tables call it
@@ -131,73 +128,3 @@ def _as_text(array: pa.Array) -> pa.Array:
         whole = (np.abs(values) < 2**53) & (values == np.floor(values))
         array = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
     return array.cast(pa.string())
-
-
-# The ancestor's own dump (written from its description): an HDF5 file and, in the same folder, pickles of titles and S2 ids.
-# `labels0`, `labels1`, ... hold row ids, `batch0`, `batch1`, ... for each of them a list of row ids: whom it cites and who cites it, not
-# told apart. A pair is taken as a citation of the larger row by the smaller: each counts once, whichever end lists it, and the other end's
-# mention is counted as `also listed by the cited paper`. The pickles are dicts or lists, row -> title and row -> S2 id (told apart by what
-# is in them); a paper's id is its S2 id, or else its row.
-
-
-class _Plain(pickle._Unpickler):  # the one written in Python: C's sets aside whatever memory a damaged file asks for
-    # Plain containers, strings and numbers only: nothing is imported, so nothing can run
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _texts(path: Path) -> dict[int, str]:
-    # The texts of a pickle by row
-    try:
-        with open(path, "rb") as file:
-            values = _Plain(file).load()
-        by_row = values if isinstance(values, dict) else dict(enumerate(values))
-        return {int(row): kept for row, value in by_row.items() if (kept := text(value))}
-    except Exception as error:  # a damaged pickle may end in any exception there is
-        raise DumpError(f"{path} is not a pickle of plain dicts, lists, strings and numbers alone ({in_a_line(error)}).") from error
-
-
-def of_ancestor(file, on_bytes: Callable[[int], None], report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of PAPERS from an HDF5 file and the pickles beside it; on_bytes: called with the bytes of each dataset, about."""
-    titles, ids = {}, {}
-
-    def name(row: int) -> str | None:
-        return ids.get(row) or str(row) if row >= 0 else None
-
-    for path in sorted(path for path in file.path.parent.iterdir() if path.suffix.lower() in PICKLES):
-        texts = _texts(path)
-        are_ids = all(map(S2_ID.fullmatch, itertools.islice(texts.values(), 100)))
-        (ids if are_ids else titles).update(texts)
-    unknown = [None] * (len(PAPERS) - 4)
-    for rows, lists in _rows(file, on_bytes):
-        papers = []
-        for row, others in zip(rows, lists, strict=True):
-            cites, cited_by = [name(other) for other in others if other >= row], [name(other) for other in others if other < row]
-            papers.append((name(row), titles.get(row), *unknown, cites, cited_by))
-        yield batch_of(list(zip(*papers, strict=True)), PAPERS, report, lambda i, rows=rows: f"{file.name}, row {rows[i]}", "no id")
-
-
-def _rows(file, on_bytes) -> Iterator[tuple[list[int], list[list[int]]]]:
-    # (rows, what each lists), BATCH_RECORDS rows at a time
-    try:
-        import h5py
-
-        with h5py.File(file.path, "r") as datasets:
-            parts = sorted(int(name[5:]) for name in datasets if re.fullmatch(r"batch\d{1,9}", name))
-            for part in parts:
-                labels, lists = datasets[f"labels{part}"], datasets[f"batch{part}"]
-                kind = lists.id.get_type()
-                if not isinstance(kind, h5py.h5t.TypeVlenID) or kind.encode()[3]:  # neither lists nor texts: the library would crash
-                    raise ValueError(f"batch{part} holds no lists")
-                if len(labels) > file.size:
-                    raise ValueError(f"batch{part} would be larger than the file")
-                for first in range(0, len(labels), BATCH_RECORDS):
-                    rows = labels[first : first + BATCH_RECORDS].astype(np.int64)
-                    found = [others.astype(np.int64).tolist() for others in lists[first : first + BATCH_RECORDS]]
-                    if rows.min(initial=0) < 0 or len(found) != len(rows):
-                        raise ValueError(f"batch{part} does not belong to labels{part}")
-                    yield rows.tolist(), found
-                on_bytes(file.size // len(parts))
-    except Exception as error:  # damage shows as any of a dozen exceptions
-        raise DumpError(f"{file} is damaged or not the ancestor's ({in_a_line(error)}); download it again, or pip install h5py.") from error

@@ -38,8 +38,7 @@ def lay_out(targets, indptr, contexts, K, noise, key, step_targets, step_context
 
     A step's terms are its contexts, then K negatives for each, drawn from the alias table `noise` by random numbers that start from
     `key` uint64. targets: int32, with indptr int64 (N+1,) and contexts int32 (P,); step_targets, step_contexts: int32, filled with a
-    target and a number of contexts a step; terms: int32, filled with the terms of all steps in sequence.
-    """
+    target and a number of contexts a step; terms: int32, filled with the terms of all steps in sequence."""
     most, N = max(1, MOST_TERMS // (1 + K)), np.uint64(len(noise))
     step, place, noise_base, random = 0, 0, noise.ctypes.data, np.uint64(key)
     chances = np.empty(most * K, np.uint32)
@@ -70,8 +69,7 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
     """Train the steps that `lay_out` gave, in sequence, in place.
 
     target, context: float32 (N, D), or uint16 (N, D) bits of bfloat16; target_sums, context_sums: float32 (N,), row-wise Adagrad's state,
-    or float32 (0,) for SGD; rate: float32; words: uint32 (NOISE_WORDS + D,), random numbers below 2**16 for rounding.
-    """
+    or float32 (0,) for SGD; rate: float32; words: uint32 (NOISE_WORDS + D,), random numbers below 2**16 for rounding."""
     D, row_bytes, like = target.shape[1], target.shape[1] * target.itemsize, target[0, 0]
     target_base, context_base, sums_base = target.ctypes.data, context.ctypes.data, context_sums.ctypes.data
     h, gradient = np.empty(D, np.float32), np.empty(D, np.float32)

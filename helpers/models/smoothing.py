@@ -37,8 +37,7 @@ def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, 
     """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum of rows[c] over the contexts c of t; t in first..last.
 
     rows (already times their weights), out, total: float32 or uint16 (bfloat16) (N, D), total perhaps some columns of a wider table;
-    half: uint32 (D,), 32768. A target without contexts gets 0.
-    """
+    half: uint32 (D,), 32768. A target without contexts gets 0."""
     D, P, like = rows.shape[1], len(contexts), rows[0, 0]
     base, out_base, total_base = rows.ctypes.data, out.ctypes.data, total.ctypes.data
     row_bytes, total_bytes = rows.strides[0], total.strides[0]
@@ -80,8 +79,7 @@ def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total
     """Fill `total` with the weighted sum of the rows after k = 0, 1, ... smoothing steps, at this length; `weigh` says how contexts count.
 
     indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total: (N, D) of float32, or of bfloat16 as uint16; weights: one for
-    each k. Returns total.
-    """
+    each k. Returns total."""
     N, half = len(rows), np.full(rows.shape[1], 1 << 15, np.uint32)
     context_weights = weigh(np.maximum(np.diff(indptr), 1)).astype(np.float32)
     middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
@@ -136,8 +134,7 @@ def fill_start(indptr, contexts, target, context, warm_start, scale, generator: 
 def smooth_trained(indptr: np.ndarray, contexts: np.ndarray, rows, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Trained rows with a longer reach: the normalised sum of 0 to `reach` smoothing steps, as (columns, float32 (N, width)) blocks.
 
-    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. FAR_POWER: lengths.
-    """
+    rows: anything that reads as float (N, D), perhaps memory-mapped; indptr, contexts: the training pairs by target. FAR_POWER: lengths."""
     # A paper without pairs keeps about its row's direction if it has one, and a row of zeros otherwise
     (N, D), degree = rows.shape, np.diff(indptr)[:, None].astype(np.float32)
     sizes = np.maximum(degree, 1) ** np.float32(FAR_POWER) / np.float32(np.sqrt(D))

@@ -20,24 +20,22 @@ from helpers.progress import progress
 
 MOST_LETTERS, WORD = 500, re.compile(r"\w{1,24}")  # what is read of a text; what is left of a longer word is another one
 TITLES = 101  # what random numbers are for, beside those of pairs/blocks.py
-SHARED_NEGATIVES = 512  # of a batch of pairs
+SHARED_NEGATIVES = 128  # of a batch of pairs
 AT_A_TIME = 1024  # texts
 PULL = 10  # nats a pair, for a row at right angles to the trained one: learning from citations alone takes many more epochs
 
 
 class TitleEncoder(nn.Module):
-    """Rows of D `dimensions` from texts; hidden: values an LSTM keeps a direction; word_rows: of words, 0: only letters tell of them."""
+    """Rows of D `dimensions` from texts; hidden: values of an LSTM in each direction; word_rows: of words, 1: letters alone tell them."""
 
-    def __init__(self, dimensions: int, hidden: int = 64, dropout: float = 0.2, word_rows: int = 1 << 15, seed: int = 0):
+    def __init__(self, dimensions: int, hidden: int = 64, dropout: float = 0.2, word_rows: int = 1 << 15):
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.letters, self.dropout = nn.Embedding(256, 32), nn.Dropout(dropout)
-            self.spelling = nn.LSTM(32, hidden, bidirectional=True)
-            self.reading = nn.LSTM(32 + 2 * hidden, hidden, bidirectional=True)
-            self.words = nn.Embedding(word_rows, 32 + 2 * hidden)
-            nn.init.normal_(self.words.weight, std=0.1)
-            self.heads = nn.Linear(32 + 4 * hidden, 2 * dimensions)
+        self.letters, self.dropout = nn.Embedding(256, 32), nn.Dropout(dropout)
+        self.spelling = nn.LSTM(32, hidden, bidirectional=True)
+        self.reading = nn.LSTM(32 + 2 * hidden, hidden, bidirectional=True)
+        self.words = nn.Embedding(word_rows, 32 + 2 * hidden)
+        nn.init.normal_(self.words.weight, std=0.1)
+        self.heads = nn.Linear(32 + 4 * hidden, 2 * dimensions)
 
     def forward(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(target, context) rows, float32 (n, D) each, of texts that `check_titles` lets pass."""
@@ -46,8 +44,7 @@ class TitleEncoder(nn.Module):
         spelt = [word.encode() for word in number]
         letters = torch.frombuffer(bytearray(b"".join(spelt)), dtype=torch.uint8).to(device)
         rows = self._read(self.spelling, self.letters(letters.int()), [len(word) for word in spelt])
-        if hashed := len(self.words.weight):
-            rows = rows + self.words(torch.tensor([zlib.crc32(word) % hashed for word in spelt], device=device))
+        rows = rows + self.words(torch.tensor([zlib.crc32(word) % len(self.words.weight) for word in spelt], device=device))
         places = torch.tensor([number[word] for words in of_texts for word in words], device=device)
         return self.heads(self._read(self.reading, rows[places], [len(words) for words in of_texts])).chunk(2, dim=1)
 
@@ -64,9 +61,7 @@ def check_titles(texts: list[str | None]) -> None:
     if empty := [row for row, text in enumerate(texts, 1) if not WORD.search((text or "")[:MOST_LETTERS])]:
         raise UserError(f"Title {empty[0]:,} of {len(texts):,} has no letter and no digit to read: leave it out, or write it.")
     if long := [row for row, text in enumerate(texts, 1) if len(text) > MOST_LETTERS]:
-        print(
-            f"{len(long):,} titles, the first of them title {long[0]:,}, are longer than {MOST_LETTERS} characters: the rest is not read."
-        )
+        print(f"{len(long):,} titles, the first of them title {long[0]:,}, have more than {MOST_LETTERS} characters: the rest is not read.")
 
 
 def batch_loss(encoder, texts, targets, contexts, negatives, weight: float, known=None) -> tuple:
@@ -78,23 +73,24 @@ def batch_loss(encoder, texts, targets, contexts, negatives, weight: float, know
         return sgns_loss(rows[0][of], rows[1][to], rows[1][noisy], weight), 0
     loss, pull = 0, 0
     for own, of_papers, to in ((rows[0], *known), (rows[1], *known[::-1])):
-        trained, positive, noisy = (torch.from_numpy(of[ids]).to(own) for of, ids in ((of_papers, papers), (to, contexts), (to, negatives)))
+        looked_up = ((of_papers, papers), (to, contexts), (to, negatives))
+        trained, positive, noisy = (torch.from_numpy(np.asarray(table[ids], np.float32)).to(own.device) for table, ids in looked_up)
+        mean = trained.mean(dim=0)  # what all rows share tells nothing
         loss = loss + sgns_loss(own[places], positive, noisy, weight) / 2
-        pull = pull + PULL * len(targets) * (1 - torch.nn.functional.cosine_similarity(own, trained)).mean() / 2
+        pull = pull + PULL * len(targets) * (1 - torch.nn.functional.cosine_similarity(own - mean, trained - mean)).mean() / 2
     return loss, pull
 
 
 def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5, learning_rate=6e-3, known=None, evaluate=None, path=None):
     """Train by Adam on a PairSource and its noise, as the engines do; returns a log row (epoch, pairs, loss) an epoch, list[dict]."""
-    # texts: str of all N papers. known: trained (target, context) float32 (N, D): then targets alone are read, held against known rows in
+    # texts: str of all N papers. known: trained (target, context) float (N, D): then targets alone are read, held against known rows in
     # both directions and pulled towards their own (PULL, which is not part of the loss that is logged), and papers may be without a text.
     # evaluate(encoder): gives more of a log row. path: of a file that is written after each epoch, and gone on from; ArtefactError where
-    # it is of another training. Same source.seed, same weights.
+    # it is of another training. The same weights at the start and the same source.seed: the same weights.
     if not known:
         check_titles(texts)
     adam, device, log = torch.optim.Adam(encoder.parameters()), encoder.heads.weight.device, []
-    facts = {"pairs": source.pairs, "seed": source.seed, "epochs": epochs, "batch_pairs": batch_pairs, "learning_rate": learning_rate}
-    facts["values"] = sum(values.numel() for values in encoder.parameters())
+    facts = {"pairs": source.pairs, "seed": source.seed, "epochs": epochs, "values": sum(each.numel() for each in encoder.parameters())}
     if path and Path(path).exists():
         kept = torch.load(path, device, weights_only=True)
         if differs := differences(kept["facts"], facts):
@@ -126,7 +122,8 @@ def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5,
                     bar.update(min(batch_pairs, len(targets) - first))
             if not losses:
                 raise UserError(f"There is nothing to train on: of {len(texts):,} papers none with a citation has a title.")
-            log.append({"epoch": epoch + 1, "pairs": int(bar.n), "loss": float(np.mean(losses)), **(evaluate(encoder) if evaluate else {})})
+            figures = {"pairs": bar.n, "loss": np.mean(losses), **(evaluate(encoder) if evaluate else {})}
+            log.append({"epoch": epoch + 1} | {name: float(value) for name, value in figures.items()})
             if path:
                 with new_file(path) as new:
                     torch.save({"encoder": encoder.state_dict(), "adam": adam.state_dict(), "log": log, "facts": facts}, new)

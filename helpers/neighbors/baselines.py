@@ -9,7 +9,6 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils.extmath import randomized_svd
 
-from helpers.neighbors.search import CHUNK_VALUES
 from helpers.pairs.build import Pairs
 
 PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
@@ -24,8 +23,7 @@ def baselines(pairs: Pairs, citations: tuple[np.ndarray, np.ndarray] | None = No
 
     citations: (indptr int64 (N+1,), cited int32 (E,)) by citing paper, held-out ones among them, which are not used; without them there is
     no co-citation, of more than SVD_PAPERS papers no SVD. Adamic-Adar (2003): shared neighbours w, each 1 / ln degree(w). Co-citation kNN:
-    the sum, over the query's references r, of co-cited(r, paper) / sqrt(cited(r) cited(paper)).
-    """
+    the sum, over the query's references r, of co-cited(r, paper) / sqrt(cited(r) cited(paper))."""
     N, generator, degree = pairs.papers, np.random.default_rng(seed), np.diff(pairs.indptr)
     around, rare = _graph(pairs.indptr, pairs.contexts), 1 / np.log(np.maximum(degree, 2)).astype(np.float32)
     tables = factorised(pairs, min(SVD_DIMENSIONS, N)) if N <= SVD_PAPERS else ()
@@ -87,8 +85,7 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
 
     Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: they
     are the learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of
-    both matrices is compared; memory is bounded by their pairs.
-    """
+    both matrices is compared; memory is bounded by their pairs."""
     N = pairs.papers
     rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
     of, columns, values = sppmi(pairs, rows, negatives)
@@ -97,11 +94,8 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
         table.expect(np.union1d(rows, needed))
     E, others = np.asarray(table[rows], np.float32), np.asarray(table[needed], np.float32)
     E, others = E - E.mean(axis=0), others - E.mean(axis=0)
-    step = max(1, CHUNK_VALUES // E.shape[1])
-    shared = sum(
-        float(np.einsum("nd,nd,n->", E[of[i : i + step]], others[column_of[i : i + step]], values[i : i + step], dtype=np.float64))
-        for i in range(0, len(of), step)
-    )
+    mixed = csr_array((values, (of, column_of)), (len(rows), len(needed))) @ others
+    shared = float(np.einsum("nd,nd->", E, mixed, dtype=np.float64))
     products = np.square(E @ E.T)  # of rows drawn at random: what all N rows give is estimated from these, without bias
     same = products.trace(dtype=np.float64)
     square = same + (products.sum(dtype=np.float64) - same) * (N - 1) / max(len(rows) - 1, 1)

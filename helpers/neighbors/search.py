@@ -57,8 +57,7 @@ def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
     """Rows of the papers whose id, DOI or PMID is `query` or whose title contains it (letter case ignored), most cited first.
 
     papers: with paper_id and title, perhaps doi and pmid, in descending degree; at most `most` rows, int64. An empty query gives the most
-    cited that can be shown. UserError, with titles that hold most of its words, for no match.
-    """
+    cited that can be shown. UserError, with titles that hold most of its words, for no match."""
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
     rows = rows_with_id(papers, query)
@@ -80,8 +79,7 @@ def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]
     """(rows int64 of the papers that a pasted list of references names, the lines that name none): a DOI, PMID, id or title a line.
 
     A title counts where all its words stand in the line, one after the other, and there are LEAST_WORDS or more, or nothing else; of
-    several the longest, of papers with the same title the most cited.
-    """
+    several the longest, of papers with the same title the most cited."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [rows_with_id(papers, line).tolist() for line in lines]
     runs = [() if rows else _runs_of_words(line) for line, rows in zip(lines, found, strict=True)]
@@ -129,8 +127,7 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarr
 
     parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
     which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
-    few rows may be answers, or one holds NaN.
-    """
+    few rows may be answers, or one holds NaN."""
     N, D = parts[0][1].shape
     most = N if allowed is None else int(allowed.sum())
     most = max(0, most - int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any())))
@@ -218,8 +215,7 @@ class Search:
 
         similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; reach: smoothing steps over the target vectors, 0 to
         find references, 16 to 32 for wider topics; filters: of `allowed`; percentile: the percentage of RANDOM_PAPERS that are further
-        away; row: in the tables. Fewer than k where fewer may be answers, UserError where none may.
-        """
+        away; row: in the tables. Fewer than k where fewer may be answers, UserError where none may."""
         if similarity not in (*SIMILARITIES, "merged"):
             raise UserError(f"There is no similarity {similarity!r}; choose one of {', '.join(SIMILARITIES)}, or merged.")
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)

@@ -33,30 +33,28 @@ class PairSource:
     # A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
     # are) and `_fill_block`, which is given buffers of most_pairs.
     files: dict[str, str] = {}  # noqa: RUF012  (sha256 by name of what it reads beside `out/pairs/`)
+    together = True  # pairs of one target in a block, or in each run of them that comes; both are trained in random order
     _epoch: int | None = None  # whose order is kept
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
         """The random numbers of one block: a Philox stream whose counter starts at (purpose, epoch, block)."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, block, epoch, purpose]))
 
-    def fill(self, epoch: int, block: int, targets: np.ndarray, contexts: np.ndarray) -> int:
-        """Write a block's pairs to the front of buffers int32, of most_pairs at least, else ValueError; returns how many they are."""
-        return self._fill_block(epoch, block, targets, contexts)
-
-    def block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """(targets int32 (B,), contexts int32 (B,)) of one block."""
-        targets, contexts = np.empty((2, self.most_pairs), np.int32)
-        filled = self.fill(epoch, block, targets, contexts)
+    def block(self, epoch: int, block: int, *buffers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(targets int32 (B,), contexts int32 (B,)) of one block; in two buffers, if given, ValueError below most_pairs."""
+        targets, contexts = buffers or np.empty((2, self.most_pairs), np.int32)
+        filled = self._fill_block(epoch, block, targets, contexts)
         return targets[:filled], contexts[:filled]
 
     def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
         """One block to train on, target by target: (papers int32 (T,), order int32 (T,), indptr int64 (T+1,), contexts int32 (B,))."""
         # Target i, taken in the order given, is paper papers[i] (None: paper i) and has contexts[indptr[i] : indptr[i + 1]].
         targets, contexts = self.block(epoch, block)
-        targets, contexts = split(np.sort(joined(targets, contexts)))
+        if self.together:
+            targets, contexts = split(np.sort(joined(targets, contexts)))
         firsts = np.flatnonzero(np.diff(targets, prepend=-1))
-        order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
-        return targets[firsts], order, np.append(firsts, len(targets)), contexts
+        order = self.generator(epoch, block, GROUPS).permutation(len(firsts))
+        return targets[firsts], order.astype(np.int32), np.append(firsts, len(targets)), contexts
 
 
 class PairBlocks(PairSource):

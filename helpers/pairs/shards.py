@@ -15,8 +15,7 @@ from helpers.config import Config
 from helpers.errors import ArtefactError
 from helpers.memory import preflight
 from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource, joined, split
-from helpers.pairs.walks import WalkPairs
-from helpers.pairs.windows import window_pairs
+from helpers.pairs.windows import WalkPairs, window_pairs
 from helpers.progress import progress
 
 MADE_BY = "helpers.pairs.shards.write_shards"
@@ -113,32 +112,25 @@ class ShardPairs(PairSource):
 class PairDataset(torch.utils.data.IterableDataset):
     """A pair source's batches for torch's DataLoader, each (targets int32 (B,), contexts int32 (B,), place); workers share the blocks."""
 
-    def __init__(self, source: PairSource, batch_pairs: int, epoch: int = 0):
-        self.source, self.batch_pairs, self.epoch, self._done = source, batch_pairs, epoch, {}  # of a block: pairs done, -1 when all are
+    def __init__(self, source: PairSource, batch_pairs: int, epoch: int = 0, done: list[int] | None = None):
+        # done: of each block the pairs that `batches` has handed out, -1 when all are; to go on from, with any number of workers
+        self.source, self.batch_pairs, self.epoch, self.done = source, batch_pairs, epoch, done or [0] * source.blocks
 
     def __iter__(self):
         worker, B = torch.utils.data.get_worker_info(), self.batch_pairs
         for block in range(self.source.blocks)[worker.id :: worker.num_workers] if worker else range(self.source.blocks):
-            if (done := self._done.get(block, 0)) >= 0:
+            if (done := self.done[block]) >= 0:
                 targets, contexts = map(torch.from_numpy, self.source.block(self.epoch, block))
                 for first in range(done, len(targets), B):
                     yield targets[first : first + B], contexts[first : first + B], (block, first + B if first + B < len(targets) else -1)
 
     def batches(self, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What is left of the epoch, no pair twice, read by so many processes; `state_dict` tells what was handed out, to go on from."""
+        """What is left of the epoch, no pair twice, read by so many processes; `epoch` and `done` tell what was handed out."""
         spawn = {"multiprocessing_context": "spawn"} if workers else {}
         for targets, contexts, (block, done) in torch.utils.data.DataLoader(self, None, num_workers=workers, **spawn):
-            self._done[int(block)] = int(done)
+            self.done[int(block)] = int(done)
             yield targets, contexts
-        self.epoch, self._done = self.epoch + 1, {}
-
-    def state_dict(self) -> dict:
-        """Where the epoch stands; it fits any number of workers."""
-        return {"epoch": self.epoch, "done": dict(self._done)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
-        self.epoch, self._done = state["epoch"], {int(block): done for block, done in state["done"].items()}
+        self.epoch, self.done = self.epoch + 1, [0] * self.source.blocks
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:

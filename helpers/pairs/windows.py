@@ -1,4 +1,4 @@
-"""Words near each other in texts as a pair source: drawn widths, frequent words thinned out (word2vec: Mikolov et al. 2013)."""
+"""What is near in a sequence as pair sources: papers in random walks over the citations (DeepWalk), words in texts (word2vec)."""
 
 from pathlib import Path
 
@@ -9,12 +9,49 @@ from helpers.artefacts import map_array
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.errors import ConfigError
-from helpers.pairs.blocks import GROUPS, ORDER, PAIRS, PairSource, joined, split
+from helpers.pairs.blocks import ORDER, PAIRS, PairSource, check_csr, joined, split
 from helpers.pairs.noise import noise_table
 
 NOTEBOOK = "notebook 08_word_vectors"
 RUN_WORDS = 1 << 9  # neighbouring texts, of about so many words, stay together in an epoch's order
 STORED_PAIRS = 50_000_000  # about, in `pairs/` at most: what scores, the warm start and PIP loss look at
+
+
+class WalkPairs(PairSource):
+    """Pairs of papers at most `window` steps apart, both ways round, in walks of `length` papers; an epoch has `walks` from each."""
+
+    # Perozzi, Al-Rfou and Skiena 2014.
+    # A walk starts at each paper with contexts, in a seeded random order, and goes on to any context of where it is, each as likely:
+    # held-out citations are not among them. indptr: int64 (N+1,), contexts: int32 (P,), pairs in both directions, so that every paper that
+    # is reached has contexts; ArtefactError where they do not fit; block_pairs: about how many pairs a block holds (a walk is never split).
+
+    def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, length: int, window: int, walks: int):
+        check_csr(indptr, contexts)
+        self.indptr, self.contexts, self.seed, self.length, self.window = np.asarray(indptr), contexts, seed, length, window
+        self.papers, starts = len(indptr) - 1, int(np.count_nonzero(np.diff(indptr)))
+        self.walk_pairs, self.walks = sum(2 * min(window, later) for later in range(1, length)), walks * starts
+        self.pairs = self.walks * self.walk_pairs
+        self.blocks = max(1, round(self.pairs / block_pairs))
+        self.most_pairs = -(-self.walks // self.blocks) * self.walk_pairs
+        self.settings = {"pairs_from": "walks", "walk_length": length, "window": window, "walks_per_paper": walks}
+
+    def _fill_block(self, epoch, block, targets, contexts):
+        if epoch != self._epoch:
+            starts = np.flatnonzero(np.diff(self.indptr)).astype(np.int32)
+            self._epoch, self._order = epoch, self.generator(epoch, purpose=ORDER).permutation(starts)
+        first, last = (place * self.walks // self.blocks for place in (block, block + 1))
+        walks, generator = [np.take(self._order, np.arange(first, last), mode="wrap")], self.generator(epoch, block, PAIRS)
+        while len(walks) < self.length:  # all walks of the block go on by a step at once
+            firsts = self.indptr[walks[-1]]
+            counts = self.indptr[walks[-1] + 1] - firsts
+            walks.append(np.take(self.contexts, firsts + (generator.random(len(counts)) * counts).astype(np.int64)))
+        place = 0
+        for later in range(1, self.length):
+            for earlier in range(max(0, later - self.window), later):
+                for one, other in ((earlier, later), (later, earlier)):
+                    targets[place : place + last - first], contexts[place : place + last - first] = walks[one], walks[other]
+                    place += last - first
+        return place
 
 
 @numba.njit(cache=True, nogil=True)
@@ -41,9 +78,11 @@ def _window_pairs(tokens, indptr, left_out, firsts, runs, keep, window, key, lin
 class WindowPairs(PairSource):
     """Pairs (word, word at most its width away) of texts; each epoch draws widths, and which frequent words are left out, anew."""
 
+    # Mikolov et al. 2013.
     # tokens: int32, texts one after the other, which begin at indptr int64 (T+1,); left_out: bool (T,), texts that are not used; counts:
     # int (N,), of words. A word stays with word2vec's chance, (sqrt(f / subsample) + 1) subsample / f, f its share of all words.
     # block_pairs: about how many a block holds; `pairs` is an estimate by the first block.
+    together = False  # each place of a text is trained for itself: that finds more than all of a word's pairs together
 
     def __init__(self, tokens, indptr, left_out, counts, seed: int, block_pairs: int, window: int, subsample: float):
         self.tokens, self.indptr, self.left_out, self.seed, self.window = *map(np.asarray, (tokens, indptr, left_out)), seed, window
@@ -60,13 +99,6 @@ class WindowPairs(PairSource):
         self.settings = {"pairs_from": "windows", "window": window, "subsample": subsample}
         first = len(self.block(0, 0)[0]) / max(int(sizes[self._order[: len(sizes) // self.blocks]].sum()), 1)  # pairs a word
         self.pairs = round(first * int(sizes.sum()))
-
-    def by_target(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on, each place of a text for itself, in random order: that finds more than all of a word's pairs together."""
-        targets, contexts = self.block(epoch, block)
-        firsts = np.flatnonzero(np.diff(targets, prepend=-1))
-        order = self.generator(epoch, block, GROUPS).permutation(len(firsts)).astype(np.int32)
-        return targets[firsts], order, np.append(firsts, len(targets)), contexts
 
     def _fill_block(self, epoch, block, targets, contexts):
         if min(len(targets), len(contexts)) < self.most_pairs:

@@ -22,10 +22,9 @@ def move(rows, ids, held, count, words, BACK: tl.constexpr, ROWS: tl.constexpr, 
 
 @triton.jit(do_not_specialize=["seed"])
 def update(rows, gradient, sums, rate, seed, D, ADAGRAD: tl.constexpr, BFLOAT16: tl.constexpr, COLUMNS: tl.constexpr):
-    """One step of SGD or row-wise Adagrad on row `program_id(0)`, as in optimizers.py; bfloat16 rows, as int16, are rounded stochastically.
+    """One step of SGD or row-wise Adagrad on row `program_id(0)`, as in tables.py; bfloat16 rows, as int16, are rounded stochastically.
 
-    rows: float32 or int16 (U, D); gradient: float32 (U, D); sums: float32 (U,), read and written by Adagrad alone.
-    """
+    rows: float32 or int16 (U, D); gradient: float32 (U, D); sums: float32 (U,), read and written by Adagrad alone."""
     u = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = column < D

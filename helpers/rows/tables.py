@@ -1,14 +1,19 @@
-"""Tables whose rows are in several places: the hottest in device memory, others visiting batch by batch."""
+"""Tables whose rows are in several places, the hottest in device memory, others visiting batch by batch; and optimisers of their rows."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 
+from helpers.config import RATES
 from helpers.prefetch import read_ahead
-from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
-from helpers.rows.transfer import PinnedRows, kernels_work
+from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+
+FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
+# Those of torch.optim that look at each value by itself, by the names that they are set by.
+STOCK = {name.lower(): kind for name, kind in vars(torch.optim).items() if name.lower() in RATES and isinstance(kind, type)}
 
 
 @dataclasses.dataclass
@@ -25,21 +30,20 @@ class Table:
     """N rows of D values, and what their optimiser keeps of each: rows below `hot` in device memory, all others where they are.
 
     rows: float32 or bfloat16 (N, D) on the CPU; state: by name, (N,) or (N, D). Both are their home: used in place, and up to date after
-    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained.
-    """
+    `flush`. mapped: rows are a file's. ahead: a batch's rows travel while others are trained."""
 
     # ahead: a thread writes the rows of the batch before home and fetches the next one's: the same bits as without (what two batches share
     # is handed on between them). Nothing checks ids: the engine has, once.
 
     def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, direct=None):
         self.device, self.optimizer = torch.device(device), optimizer
-        self.home = {"rows": rows, **(optimizers.new_state(optimizer, *rows.shape) if state is None else state)}
+        self.home = {"rows": rows, **(new_state(optimizer, *rows.shape) if state is None else state)}
         if mapped:
             read_ahead(as_stored(rows), slice(0, hot))
         cold, self._hot = hot < len(rows), hot
         self._held = {name: PinnedRows(part[:hot].to(self.device, copy=True), device, direct=False) for name, part in self.home.items()}
         self._at_home = {name: PinnedRows(part, device, cold and direct, mapped and name == "rows") for name, part in self.home.items()}
-        self._fused = optimizer not in optimizers.STOCK and kernels_work(str(device))
+        self._fused = optimizer not in STOCK and kernels_work(str(device))
         self._queue = ThreadPoolExecutor(1) if ahead and cold else None
         self._stream = torch.cuda.Stream() if self._queue and self.device.type == "cuda" else None
         self._leaving = None  # the working rows whose way home the next `ask` begins
@@ -78,7 +82,7 @@ class Table:
             _train_fused(rows, gradient, state.get("sums"), learning_rate, seed)
         else:
             values = rows.float()
-            optimizers.update(self.optimizer, values, gradient, state, learning_rate)
+            update(self.optimizer, values, gradient, state, learning_rate)
             if rows.dtype == torch.bfloat16:
                 values = round_stochastically(values, torch.Generator(self.device).manual_seed(seed))
             rows.copy_(values)
@@ -149,3 +153,47 @@ def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor 
     if U:
         how = adagrad, rows.dtype == torch.bfloat16, 1 << (D - 1).bit_length()
         gpu_kernels.update[(U,)](stored, gradient, sums if adagrad else gradient, learning_rate, seed, D, *how)
+
+
+def _update_by_torch(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
+    # Each row has a step count, and so a bias correction, of its own.
+    # Rows whose values of the whole row (step count, ...) are the same are one parameter; a row's first state is the optimiser's own.
+    of_rows, of_values = ([name for name in state if state[name].dim() == dim] for dim in (1, 2))
+    alike, group = torch.unique(torch.stack([state[name] for name in of_rows], dim=1), dim=0, return_inverse=True)
+    order, sizes, alike = torch.argsort(group), torch.bincount(group), alike.cpu()
+    parts = {name: values[order].split(sizes.tolist()) for name, values in {"": rows, "grad": gradient, **state}.items()}
+    parameters = [torch.nn.Parameter(part) for part in parts[""]]
+    trained = STOCK[optimizer](parameters, lr=learning_rate, foreach=False)
+    for i, parameter in enumerate(parameters):
+        parameter.grad = parts["grad"][i]
+        if parts["step"][i][0] > 0:
+            trained.state[parameter] = {name: parts[name][i] for name in of_values} | dict(zip(of_rows, alike[i], strict=True))
+    trained.step()
+    rows[order] = torch.cat([parameter.detach() for parameter in parameters])
+    for name in of_values:
+        state[name][order] = torch.cat([trained.state[parameter][name] for parameter in parameters])
+    for name in of_rows:
+        new = torch.tensor([float(trained.state[parameter][name]) for parameter in parameters], device=rows.device)
+        state[name][order] = new.repeat_interleave(sizes)
+
+
+def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
+    """One step of the optimiser on rows float32 (U, D) with their summed gradients float32 (U, D) and state; in place."""
+    if optimizer == "sgd":
+        rows.sub_(gradient, alpha=learning_rate)
+    elif optimizer == "rowwise_adagrad":  # one sum a row, as FBGEMM's EXACT_ROWWISE_ADAGRAD
+        state["sums"] += gradient.square().mean(dim=1)
+        rows.sub_(gradient * (learning_rate / state["sums"].sqrt()).unsqueeze(1))
+    else:
+        _update_by_torch(optimizer, rows, gradient, state, learning_rate)
+
+
+def new_state(optimizer: str, N: int, D: int) -> dict[str, torch.Tensor]:
+    """What an optimiser keeps of N rows of D values at the start: float32 (N,) or (N, D), by name; nothing for SGD."""
+    if optimizer not in STOCK:
+        return {"sums": torch.from_numpy(aligned_empty((N,), np.float32)).fill_(FIRST_SUM)} if optimizer == "rowwise_adagrad" else {}
+    trial = torch.nn.Parameter(torch.ones(1, 2))
+    trial.grad = torch.ones(1, 2)
+    trained = STOCK[optimizer]([trial])
+    trained.step()
+    return {name: torch.zeros((N, D) if values.dim() > 1 else (N,)) for name, values in trained.state[trial].items()}

@@ -30,8 +30,7 @@ class PinnedRows:
     """Rows of any type in one memory, used in place, that a device reads (`gather`) and writes (`scatter`) by their ids.
 
     rows: (N, ...), contiguous, in host memory or on the device itself; direct: kernels move them, through pages locked here, where they
-    begin at a page (on a CPU, what Triton's interpreter runs), None = where kernels work; mapped: rows are a file's, read ahead.
-    """
+    begin at a page (on a CPU, what Triton's interpreter runs), None = where kernels work; mapped: rows are a file's, read ahead."""
 
     def __init__(self, rows: torch.Tensor, device: torch.device | str = "cpu", direct: bool | None = None, mapped=False):
         self.rows, self.device, self.mapped = rows, torch.device(device), mapped

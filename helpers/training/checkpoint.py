@@ -22,7 +22,7 @@ NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2
 PAUSES = (1, 4, 15, 40, 0)  # seconds after each try of a copy that fails; then the next checkpoint's turn comes
 
-Keep = Callable[[Path], None]
+Keep = Callable[[Path], None] | None
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class Checkpoint:
 class Copies:
     """Hands the newest checkpoint to `keep` in a thread of its own, and again where that fails: training never waits for it."""
 
-    def __init__(self, keep: Keep):
+    def __init__(self, keep: Callable[[Path], None]):
         self.in_hand = self._newest = None
         self._keep, self._worker = keep, ThreadPoolExecutor(1)
 
@@ -74,7 +74,7 @@ class Copies:
 class Checkpoints:
     """A training's checkpoints: one every so often, the newest two are left, each is handed to `keep`; blocks: of an epoch."""
 
-    def __init__(self, config: Config, fingerprint: dict, blocks: int, found: Checkpoint | None = None, keep: Keep | None = None):
+    def __init__(self, config: Config, fingerprint: dict, blocks: int, found: Checkpoint | None = None, keep: Keep = None):
         self.config, self.fingerprint, self.blocks, self.folder = config, fingerprint, blocks, config.folder("checkpoints")
         for stale in self.folder.glob(".*-*"):  # of a run that was killed
             shutil.rmtree(stale, ignore_errors=True)
@@ -153,8 +153,7 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     """The furthest checkpoint of this run that verifies, in `out` or, copied from there, `elsewhere`; None where there is none.
 
     To train on, the settings must be the same and the tables are loaded; to read only, they are memory-mapped.
-    Raises ArtefactError for another run's (other pairs, or a setting that may not change), naming what differs, or where none is whole.
-    """
+    Raises ArtefactError for another run's (other pairs, or a setting that may not change), naming what differs, or where none is whole."""
     damaged = 0
     copies = [path for path in _folders(elsewhere) if (path / MANIFEST).exists()]  # without one, a copy was cut off
     for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):

@@ -1,7 +1,7 @@
-"""The training loop: blocks through an engine, a log row a block, a checkpoint every few minutes."""
+"""The plan of a training, by a probe of this machine, and its loop: blocks, a log row each, a checkpoint every few minutes."""
 
 import contextlib
-import csv
+import dataclasses
 import math
 import shutil
 import time
@@ -9,26 +9,88 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 
 from helpers.artefacts import new_file, sentences_for_disk_errors
 from helpers.config import TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, TrainingError
+from helpers.memory import Training, available_ram
+from helpers.models.smoothing import choose_warm_start
 from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
+from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
-from helpers.rows.bfloat16 import Float32Rows, as_stored
+from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
+from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
-from helpers.training.engines import SampleLoss, new_tables
-from helpers.training.extend import extended_tables, pairs_with_new
-from helpers.training.plan import choose_engine, placed
+from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
+from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
 EVENTS_ROOM = 1 << 20  # bytes
 ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
+MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
+RUN = 1 << 8  # neighbouring papers that are probed together
+MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
+PROBE_SECONDS = 3.0
 
-Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
+
+
+def choose_engine(config: Config) -> tuple[type, str]:
+    """(Engine, where it works): TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
+    on_gpu = config.engine != "kernel" and pick_device(config).type == "cuda"
+    if config.engine == "kernel" or not (on_gpu or config.optimizer in STOCK or config.engine == "torch"):
+        return KernelEngine, "numba kernels on CPU cores"
+    return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}"
+
+
+def training_of(config: Config, pairs: Pairs) -> Training:
+    """What decides the memory, disk and time of this run's training."""
+    warm_start = choose_warm_start(pairs.papers) if config.warm_start is None else config.warm_start
+    steps = len(warm_start) if any(warm_start) and not config.extends else 0
+    P = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
+    gpu = gpu_room(config, pairs.papers, P) if choose_engine(config)[0] is TorchEngine else 0
+    how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu
+    return Training(pairs.papers, P, config.dimensions, *how, config.tables_on_disk)
+
+
+def placed(config: Config, pairs: Pairs) -> Config:
+    """The config with tables_on_disk decided by the RAM there is; raises ConfigError, with what would fit, where none is enough."""
+    plan = training_of(config, pairs).placed(available_ram())
+    return dataclasses.replace(config, tables_on_disk=plan.on_disk, contexts_on_disk=bool(plan.on_disk and plan.gpu))
+
+
+def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
+    """A graph to probe D with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
+    indptr, contexts = pairs.indptr, pairs.contexts
+    fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
+    thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
+    firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
+    lasts = np.minimum(firsts + RUN, pairs.papers)
+    counts = np.concatenate([np.diff(indptr[first : last + 1]) for first, last in zip(firsts, lasts, strict=True)])
+    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(firsts, lasts, strict=True)])
+    return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
+
+
+def probe(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
+    """Pairs this machine trains a second, the losses counted in or not, on a `thinned` graph and throw-away tables, for PROBE_SECONDS."""
+    Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
+    few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
+    trial = dataclasses.replace(config, tables_on_disk=False, pairs_from="citations", extends="", **few)
+    tables = (torch.full((len(indptr) - 1, config.dimensions), 0.01, dtype=getattr(torch, config.row_type)) for _ in range(2))
+    engine = Engine(trial, indptr, contexts, noise, *tables)
+    loss = SampleLoss(PairBlocks(indptr, contexts, 0, trial.block_pairs), noise, trial.negatives)
+    engine.train_block(0, 0, 1e-9)  # compiles
+    trained, blocks, start = 0, 0, time.perf_counter()
+    while blocks < 2 or (trained < len(contexts) and time.perf_counter() - start < PROBE_SECONDS):
+        blocks += 1
+        trained += engine.train_block(*divmod(blocks, engine.blocks.blocks), 1e-9)
+        with_loss and loss(engine)
+    return trained / (time.perf_counter() - start)
 
 
 def chance_loss(negatives: int) -> float:
@@ -36,15 +98,12 @@ def chance_loss(negatives: int) -> float:
     return (1 + negatives) * math.log(2)
 
 
-def train(
-    config: Config, pairs: Pairs, evaluate: Evaluate | None = None, keep: Keep | None = None, elsewhere: Path | None = None
-) -> Checkpoint:
+def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = None, elsewhere: Path | None = None) -> Checkpoint:
     """Train from the newest checkpoint, or from the start, to `config.epochs`; writes checkpoints, log.csv and TensorBoard events in `out`.
 
     evaluate(target float32 (N, D), context float32 (N, D)) -> {"mrr": ..., "pip_loss": ...}, called before the first epoch and after each;
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
-    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints.
-    """
+    Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints."""
     config = placed(config, pairs)
     Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
@@ -62,23 +121,22 @@ def train(
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
-    log = (
-        found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
-    )  # what the start tables know
-    first, events = (found.epoch, found.block) if found else (0, 0), _Events(config, log)
-    checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
+    # the first row tells what the start tables know
+    log = found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
+    events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
+    blocks_done = found.epoch * source.blocks + found.block if found else 0
     with contextlib.closing(events), contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
-            for epoch in range(first[0], config.epochs):
-                for block in range(first[1] if epoch == first[0] else 0, source.blocks):
-                    log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
-                    _check_learning(config, log)
-                    if last := block == source.blocks - 1:
-                        log[-1] |= _scores(evaluate, engine)
-                    events.add(log[-1])
-                    if checkpoints.save_if_due(engine, log) or last:
-                        with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                            _write_log(config, log)
+            for place in range(blocks_done, config.epochs * source.blocks):
+                epoch, block = divmod(place, source.blocks)
+                log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
+                _check_learning(config, log)
+                if last := block == source.blocks - 1:
+                    log[-1] |= _scores(evaluate, engine)
+                events.add(log[-1])
+                if checkpoints.save_if_due(engine, log) or last:
+                    with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
+                        _write_log(config, log)
         _write_log(config, log)
         path = checkpoints.save_last(engine, log)
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
@@ -92,7 +150,7 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
     return config.learning_rate * rise * (1 - 0.9 * part)
 
 
-def _scores(evaluate: Evaluate | None, engine) -> dict:
+def _scores(evaluate: Evaluate, engine) -> dict:
     engine.flush()
     return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
@@ -114,55 +172,41 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
 
 def _check_learning(config: Config, log: list[dict]) -> None:
     # Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs
-    losses, chance = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives)
+    losses, chance, rate = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives), config.learning_rate
     if not math.isfinite(losses[-1]):
-        raise TrainingError(
-            f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: the rows have grown without bound; lower the learning rate "
-            f"({config.learning_rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched."
-        )
+        advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
+        raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
     if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
-        raise TrainingError(
-            f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned; "
-            f"try a higher learning rate (now {config.learning_rate}), a warm start, or look at the pairs in notebook 02_build_pairs."
-        )
+        found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
+        raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
 
 def _write_log(config: Config, log: list[dict]) -> None:
     # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
-    with new_file(config.folder("log.csv")) as path, open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS)
-        writer.writeheader()
-        writer.writerows(log)
+    with new_file(config.folder("log.csv")) as path:
+        pd.DataFrame(log, columns=LOG_COLUMNS).to_csv(path, index=False)
 
 
 class _Events:
-    # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing (Colab's TPU runtime)
+    # TensorBoard events of the log's rows in `out/tensorboard`
 
     def __init__(self, config: Config, log: list[dict]):
-        self._folder, self._writer = config.folder("tensorboard"), None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("TensorBoard is not installed: the curves are in log.csv alone.")
-            return
+        # what follows the log's last row, left by a run that was cut off, is void
+        self._folder, self._void_from, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None
         with sentences_for_disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        if self._has_room():
-            # events after the checkpoint, left by a run that was cut off, are void
-            self._writer = SummaryWriter(self._folder, purge_step=log[-1]["pairs"] + 1)
-
-    def _has_room(self) -> bool:
-        # on a disk that is full its thread would end in a traceback, and the next event would end the training
-        return shutil.disk_usage(self._folder).free > EVENTS_ROOM
 
     def add(self, row: dict) -> None:
-        if self._writer and not self._has_room():
-            self.close()
-        for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
-            if self._writer and row.get(name, "") != "":
-                self._writer.add_scalar(name, row[name], row["pairs"])
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
+
+        # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
+        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+            self._writer = self._writer or SummaryWriter(self._folder, purge_step=self._void_from)
+            for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
+                if row.get(name, "") != "":
+                    self._writer.add_scalar(name, row[name], row["pairs"])
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
-            self._writer = None

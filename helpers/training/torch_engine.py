@@ -8,10 +8,9 @@ import torch
 
 from helpers.config import Config
 from helpers.errors import TrainingError, in_a_line
-from helpers.memory import TABLES, available_gpu, batch_bytes, rows_in
+from helpers.memory import TABLES, available_gpu, batch_bytes, hot_rows
 from helpers.models.sgns import shared_gradients
-from helpers.rows.optimizers import new_state
-from helpers.rows.tables import Table, Working
+from helpers.rows.tables import Table, Working, new_state
 from helpers.training.engines import Engine
 
 CHUNK = 4096  # pairs that share their negatives, at most
@@ -31,8 +30,7 @@ class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
     config.shared_negatives (S) negatives a chunk of pairs, each weighing negatives / S; gpu: bytes of device memory for rows, None = what
-    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work.
-    """
+    is free; ahead: rows travel while others are trained; direct: by kernels, None = if they work."""
 
     def __init__(self, config, indptr, *tables, gpu: int | None = None, ahead=True, direct=None, **given):
         super().__init__(config, indptr, *tables, **given)
@@ -42,7 +40,7 @@ class TorchEngine(Engine):
         self.pairs = _batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
-        self.hot = rows_in("GPU memory", N, D * self.target.itemsize + state_bytes(config), room)
+        self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
         for table in TABLES:
             state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
@@ -125,16 +123,12 @@ def _gpu_errors_told(engine: TorchEngine) -> Iterator[None]:
     # Say in one sentence, as TrainingError, what a GPU says in a traceback, and what to do
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        rows = sum(hot * table.home["rows"][:1].nbytes for hot, table in zip(engine.hot.values(), engine.tables, strict=True)) / 1e9
-        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
-        told = f"GPU memory ran out ({rows:.1f} GB of rows there, batches of {engine.pairs:,} pairs)"
-        raise TrainingError(f"{told}: run this again with {fits}; the last checkpoint is untouched.") from error
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError, too
         if "CUDA" not in str(error):
             raise
-        told = f"The GPU failed ({in_a_line(error)})"
-        raise TrainingError(f"{told}: restart the runtime, or take engine 'kernel'; the last checkpoint is untouched.") from error
+        fits = f"gpu_memory = {max(0.5, 0.8 * torch.cuda.memory_allocated() / 1e9):.1f} or batch_pairs = {engine.pairs // 2}"
+        advice = f"restart the runtime, then take {fits} where memory ran out, else engine 'kernel'"
+        raise TrainingError(f"The GPU failed ({in_a_line(error)}): {advice}; the last checkpoint is untouched.") from error
 
 
 def pick_device(config: Config) -> torch.device:

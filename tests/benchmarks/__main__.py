@@ -35,9 +35,13 @@ def main() -> int:
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--csv", metavar="FILE", help="write the table of `compressed` here")
     given = parser.parse_args()
+    if given.csv and given.name != "compressed":
+        parser.error("only `compressed` makes a CSV")
     print(f"{machine()}\n$ python -m tests.benchmarks {shlex.join(sys.argv[1:])}\n", flush=True)
-    figures = importlib.import_module(f"tests.benchmarks.{given.name}").run(quick=given.quick)
+    more = {"csv": given.csv} if given.csv else {}
+    figures = importlib.import_module(f"tests.benchmarks.{given.name}").run(quick=given.quick, **more)
     if figures is None:
         return 0
     width = max(map(len, figures))

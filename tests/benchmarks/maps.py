@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from helpers import figures
 from helpers.artefacts import new_array
 from helpers.config import ROOT
-from helpers.neighbors.maps import lay_out, map_papers, name_topics, write_page
+from helpers.neighbors.explore import lay_out, map_papers, name_topics, write_page
 from helpers.rows.files import pieces
 from tests.benchmarks.scale import peak_gb
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from helpers.pairs.blocks import PairBlocks, PairSource
-from helpers.pairs.walks import WalkPairs
+from helpers.pairs.windows import WalkPairs
 from tests.planted import planted
 
 N, CITATIONS = 2_000_000, 10  # about 20 contexts a paper
@@ -18,11 +18,11 @@ ROUNDS = 3  # other work on the machine only slows
 def pairs_per_cpu_s(source: PairSource) -> float:
     """Pairs a CPU-second of the first blocks of an epoch, with its whole arrangement; the best of ROUNDS."""
     targets, contexts = np.zeros((2, source.most_pairs), np.int32)  # every page is there before the clock starts
-    source.fill(0, 0, targets, contexts)  # compiled
+    source.block(0, 0, targets, contexts)  # compiled
     rates, blocks = [], min(source.blocks, MOST_BLOCKS)
     for epoch in range(1, ROUNDS + 1):
         start = time.process_time()
-        written = sum(source.fill(epoch, block, targets, contexts) for block in range(blocks))
+        written = sum(len(source.block(epoch, block, targets, contexts)[0]) for block in range(blocks))
         rates.append(written / (time.process_time() - start))
     return max(rates)
 

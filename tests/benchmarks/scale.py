@@ -38,8 +38,7 @@ from helpers.rows.bfloat16 import Float32Rows, as_stored, as_tensor
 from helpers.rows.files import RowFiles, pieces
 from helpers.training.checkpoint import trained_checkpoint
 from helpers.training.engines import KernelEngine
-from helpers.training.loop import train
-from helpers.training.plan import probe, training_of
+from helpers.training.loop import probe, thinned, train, training_of
 from tests.planted import LEAF, planted_citations
 
 FOLDER = ROOT / "runs" / "scale"
@@ -116,7 +115,7 @@ def trained(folder: Path, **settings) -> dict[str, float]:
     config = config_of(folder, **settings)
     pairs = Pairs(config)
     plan, start = training_of(config, pairs).placed(available_ram()), time.perf_counter()
-    rate = probe(config, pairs)
+    rate = probe(config, *thinned(pairs, config.dimensions))
     told = training_needs(plan, rate)
     print(f"{folder.name}: {pairs.papers:,} papers x {config.dimensions}, {config.row_type}; probe {time.perf_counter() - start:.0f} s")
     for line in plan_table(plan, rate):

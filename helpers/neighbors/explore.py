@@ -1,4 +1,4 @@
-"""Maps: papers as points of a plane, its topics named by words of their titles, and a page to look around in."""
+"""To explore papers: maps of them, topics named by words of titles, a page to look around in, and what readers said of answers."""
 
 import json
 import re
@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from helpers.artefacts import new_file
-from helpers.errors import UserError
-from helpers.neighbors.search import answerable, link, normalised, top_k
-from helpers.neighbors.topics import labels_of
+from helpers.errors import ArtefactError, UserError
+from helpers.neighbors.evaluate import labels_of
+from helpers.neighbors.search import Search, answerable, link, normalised, top_k
 from helpers.rows.files import pieces
 
 ANCHORS = 2_000, 10_000  # papers that t-SNE lays out, at least and at most; a sixth of all in between
@@ -26,13 +27,14 @@ TOPIC_TITLES = 50_000  # read for their words, at most
 PAGE_PAPERS, PAGE_BYTES, TITLE_MARKS = 50_000, 14_000_000, 300
 MOST_FIELDS = 9  # with a colour of their own
 PAGE = Path(__file__).with_name("papers.html")
+COLUMNS = ["query", "paper_id", "good"]  # of judgements: good or bad, by which any vectors of the same papers can be measured
+TOGETHER = " | "  # between the ids of papers that were asked together
 
 
 def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Points for papers, some thousands at most, those with similar vectors near each other: float32 (n, 2) of float (n, D), by t-SNE.
 
-    The same seed gives the same points on the same machine. UserError where a vector is not a number.
-    """
+    The same seed gives the same points on the same machine. UserError where a vector is not a number."""
     # UMAP's maps are no better here, and before the first one it compiles for longer than t-SNE takes for 3,000 papers (RESULTS.md).
     n, D = vectors.shape
     rows = np.pad(normalised(vectors), ((0, 0), (0, max(0, 2 - D))))
@@ -50,8 +52,7 @@ def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Points for all papers, float32 (N, 2) of float (N, D), perhaps memory-mapped: some are laid out, the others lie between them.
 
-    Another paper lies at the mean of its AROUND nearest anchors, weighted by cosine; RAM is bounded whatever N is.
-    """
+    Another paper lies at the mean of its AROUND nearest anchors, weighted by cosine; RAM is bounded whatever N is."""
     N = len(vectors)
     anchors = np.sort(np.random.default_rng(seed).choice(N, min(N, int(np.clip(N // 6, *ANCHORS))), replace=False))
     of_anchors, points = normalised(vectors[anchors]), np.empty((N, 2), np.float32)
@@ -67,8 +68,7 @@ def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 def name_topics(points: np.ndarray, titles: pa.ChunkedArray, seed: int = 0) -> pd.DataFrame:
     """What the regions of a map are about: x, y, papers, words (those most over-represented in titles there), largest first.
 
-    points: float (N, 2); titles: string (N,), null where unknown. Empty where too few papers have a title, or no word comes twice.
-    """
+    points: float (N, 2); titles: string (N,), null where unknown. Empty where too few papers have a title, or no word comes twice."""
     generator, rows = np.random.default_rng(seed), np.flatnonzero(titles.is_valid().to_numpy())
     rows = np.sort(generator.choice(rows, min(len(rows), TOPIC_TITLES), replace=False))
     nothing, R = pd.DataFrame(columns=["x", "y", "papers", "words"]), min(TOPICS, len(rows) // TOPIC_PAPERS)
@@ -106,8 +106,7 @@ def write_page(path: Path, name: str, papers: pa.Table, points: np.ndarray, topi
     """Write one HTML file to look around in, which needs neither network nor server; returns how many papers it shows.
 
     papers: in descending degree; points: float32 (N, 2); topics: of `name_topics`. Of more than PAGE_PAPERS half are the most cited, half
-    drawn from the others; fewer where their titles are so long that the file would reach 15 MB.
-    """
+    drawn from the others; fewer where their titles are so long that the file would reach 15 MB."""
     rows, half = np.flatnonzero(answerable(papers)), PAGE_PAPERS // 2
     rows = np.concatenate([rows[:half], np.random.default_rng(seed).permutation(rows[half:])[: PAGE_PAPERS - half]])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -132,3 +131,54 @@ def write_page(path: Path, name: str, papers: pa.Table, points: np.ndarray, topi
 def _in_script(value) -> str:
     # As JSON in which no tag can begin or end
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def read_judgements(path: Path) -> pd.DataFrame:
+    """The judgements of a file, COLUMNS, with good "1" or "0"; none where there is no file; raises ArtefactError for another file."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError:
+        table = pd.DataFrame()
+    if list(table.columns) != COLUMNS or not table["good"].isin(["0", "1"]).all():
+        raise ArtefactError(f"{path} is no table of judgements (columns {', '.join(COLUMNS)}, good 1 or 0); mend it, or move it away.")
+    return table
+
+
+def judge(path: Path, asked: list[str], answers: pd.DataFrame, good: str, bad: str) -> pd.DataFrame:
+    """Add what a reader said of answers to a file, whole or not at all; what was said before of the same answers is replaced.
+
+    asked: ids of the query's papers; answers: with rank and paper_id; good, bad: ranks, as "1, 3-5". Returns all; raises UserError."""
+    ranks = {1: _ranks(good), 0: _ranks(bad)}
+    if unknown := (ranks[0] | ranks[1]) - set(answers["rank"].tolist()):
+        raise UserError(f"There is no answer of rank {min(unknown)}; ranks go from 1 to {len(answers)}.")
+    if both := ranks[0] & ranks[1]:
+        raise UserError(f"Answer {min(both)} is marked good and bad; take it out of one.")
+    id_of, query = dict(zip(answers["rank"], answers["paper_id"], strict=True)), TOGETHER.join(asked)
+    new = [(query, id_of[rank], str(value)) for value, marked in ranks.items() for rank in sorted(marked)]
+    table = pd.concat([read_judgements(path), pd.DataFrame(new, columns=COLUMNS)]).drop_duplicates(COLUMNS[:2], keep="last")
+    if new:
+        with new_file(path) as file:
+            table.to_csv(file, index=False)
+    return table
+
+
+def _ranks(text: str) -> set[int]:
+    # The numbers that "1, 3-5" names
+    if not re.fullmatch(r"[\s,]*(\d+(\s*-\s*\d+)?[\s,]*)*", text):
+        raise UserError(f"{text!r} names no ranks; write them as 1, 3-5.")
+    spans = re.findall(r"(\d+)(?:\s*-\s*(\d+))?", text)
+    return {rank for first, last in spans for rank in range(int(first), min(int(last or first), int(first) + 10_000) + 1)}
+
+
+def judged(path: Path, search: Search, k: int = 10) -> pd.DataFrame:
+    """How judged answers come out with these vectors, a line a query: how many are good, and how many of those in the first k."""
+    lines, ids = [], search.papers["paper_id"]
+    for query, said in read_judgements(path).groupby("query", sort=False):
+        rows = pc.indices_nonzero(pc.is_in(ids, pa.array(query.split(TOGETHER), ids.type))).to_numpy().astype(np.int64)
+        if len(rows):
+            good_of = dict(zip(said["paper_id"], said["good"] == "1", strict=True))
+            first = [good_of[paper] for paper in search.near(rows, k)["paper_id"] if paper in good_of]
+            lines.append((query, len(good_of), np.mean(list(good_of.values())), len(first), np.mean(first) if first else np.nan))
+    return pd.DataFrame(lines, columns=["query", "judged", "good", f"judged in first {k}", f"good in first {k}"])
