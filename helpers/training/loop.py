@@ -188,25 +188,26 @@ def _write_log(config: Config, log: list[dict]) -> None:
 
 
 class _Events:
-    # TensorBoard events of the log's rows in `out/tensorboard`
+    # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing or broken: the curves are in log.csv
 
     def __init__(self, config: Config, log: list[dict]):
         # what follows the log's last row, left by a run that was cut off, is void
-        self._folder, self._void_from, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None
+        self._folder, self._void_from, self._kind, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None, None
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
+
+            self._kind = SummaryWriter
         with sentences_for_disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: dict) -> None:
-        with contextlib.suppress(ImportError):  # where TensorBoard is missing or broken, the curves are in log.csv
-            from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
-
-            # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
-            if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
-                self._writer = self._writer or SummaryWriter(self._folder, purge_step=self._void_from)
-                for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
-                    if row.get(name, "") != "":
-                        self._writer.add_scalar(name, row[name], row["pairs"])
-                self._writer.flush()
+        # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
+        if self._kind and shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+            self._writer = self._writer or self._kind(self._folder, purge_step=self._void_from)
+            for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
+                if row.get(name, "") != "":
+                    self._writer.add_scalar(name, row[name], row["pairs"])
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer:
