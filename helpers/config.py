@@ -8,7 +8,6 @@ from helpers.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
-TEXT = (ROOT / "data" / "topics_text.txt.gz",)
 KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
@@ -141,6 +140,6 @@ PRESETS: dict[str, dict] = {
     "sample": dict(dumps=SAMPLE, subset="all", dimensions=64, epochs=10, block_pairs=1 << 15),  # a block is a point of the loss curve
     "cs": dict(dumps=(), subset="cs", dimensions=512, epochs=10),
     "medline": dict(dumps=(), subset="medline", dimensions=188, epochs=10, noise_power=0.75, learning_rate=0.02),  # sparse: gently
-    "words": dict(dumps=TEXT, subset="all", dimensions=100, epochs=5, pairs_from="windows", window=5, min_degree=5, noise_power=0.75,
-                  optimizer="sgd", learning_rate=0.025),
+    "words": dict(dumps=(ROOT / "data" / "topics_text.txt.gz",), subset="all", dimensions=100, epochs=5, pairs_from="windows", window=5,
+                  min_degree=5, noise_power=0.75, optimizer="sgd", learning_rate=0.025),
 }  # fmt: skip

@@ -173,6 +173,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
         assert torch.equal(one, other)
     with pytest.raises(ArtefactError, match="of another training"):
         fit(resumed, titles, source, noise, epochs=4, batch_pairs=200, path=tmp_path / "encoder.pt")
+    (tmp_path / "encoder.pt").write_bytes((tmp_path / "encoder.pt").read_bytes()[:-100])
+    with pytest.raises(ArtefactError, match=r"encoder.pt is damaged \(.*\): delete it to train anew\.") as refused:
+        fit(resumed, titles, source, noise, epochs=3, batch_pairs=200, path=tmp_path / "encoder.pt")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("title", [None, "", " ?! ", "." * 100_000])

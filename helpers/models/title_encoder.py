@@ -13,15 +13,14 @@ import torch
 from torch import nn
 
 from helpers.artefacts import differences, new_file
-from helpers.errors import ArtefactError, UserError
+from helpers.errors import ArtefactError, UserError, in_a_line
 from helpers.models.sgns import sgns_loss
 from helpers.pairs.noise import draw
 from helpers.progress import progress
 
 MOST_LETTERS, WORD = 500, re.compile(r"\w{1,24}")  # what is read of a text; what is left of a longer word is another one
 TITLES = 101  # what random numbers are for, beside those of pairs/blocks.py
-SHARED_NEGATIVES = 128  # of a batch of pairs
-AT_A_TIME = 1024  # texts
+SHARED_NEGATIVES, AT_A_TIME = 128, 1024  # negatives of a batch of pairs; texts that are embedded together
 PULL = 10  # nats a pair, for a row at right angles to the trained one: learning from citations alone takes many more epochs
 
 
@@ -92,15 +91,17 @@ def fit(encoder, texts, source, noise, *, epochs, batch_pairs=2048, negatives=5,
     adam, device, log = torch.optim.Adam(encoder.parameters()), encoder.heads.weight.device, []
     facts = {"pairs": source.pairs, "seed": source.seed, "epochs": epochs, "values": sum(each.numel() for each in encoder.parameters())}
     if path and Path(path).exists():
-        kept = torch.load(path, device, weights_only=True)
+        try:
+            kept = torch.load(path, device, weights_only=True)
+        except Exception as error:  # damage shows as any of several exceptions
+            raise ArtefactError(f"{path} is damaged ({in_a_line(error)}): delete it to train anew.") from error
         if differs := differences(kept["facts"], facts):
             raise ArtefactError(f"{path} is of another training ({'; '.join(differs)}): delete it, or choose another path.")
         encoder.load_state_dict(kept["encoder"])
         adam.load_state_dict(kept["adam"])
         log = kept["log"]
     titled, total = np.array([bool(WORD.search((text or "")[:MOST_LETTERS])) for text in texts]), epochs * source.pairs
-    done = log[-1]["pairs"] if log else 0
-    with torch.random.fork_rng(), progress(title="Titles", unit=" pairs", total=total, initial=done) as bar:
+    with torch.random.fork_rng(), progress(title="Titles", unit=" pairs", total=total, initial=log[-1]["pairs"] if log else 0) as bar:
         for epoch in range(len(log), epochs):
             losses = []
             encoder.train()
