@@ -26,12 +26,12 @@ def shared_gradients(targets, contexts, negatives, weight: float, present: torch
 
 
 class PlainSGNS(nn.Module):
-    """The judge: two dense `nn.Embedding` tables and autograd, nothing clever. target, context: float32 (N, D) to start from."""
+    """The judge: two dense `nn.Embedding` tables and autograd, nothing clever. tables: two float32 (N, D) to start from, or modules."""
 
-    def __init__(self, target: torch.Tensor, context: torch.Tensor):
+    def __init__(self, *tables: torch.Tensor | nn.Module):
         super().__init__()
-        self.target = nn.Embedding.from_pretrained(target.clone(), freeze=False)
-        self.context = nn.Embedding.from_pretrained(context.clone(), freeze=False)
+        made = (nn.Embedding.from_pretrained(table.clone(), freeze=False) if torch.is_tensor(table) else table for table in tables)
+        self.target, self.context = made
 
     def forward(self, targets: torch.Tensor, contexts: torch.Tensor, negatives: torch.Tensor, weight: float = 1) -> torch.Tensor:
         """The summed loss of pairs (targets int64 (B,), contexts int64 (B,)) with negatives int64 (B, K)."""
