@@ -63,7 +63,7 @@ def train(
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     log = (
-        found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
+        found.log if found else [{**log_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
     )  # what the start tables know
     first, events = (found.epoch, found.block) if found else (0, 0), _Events(config, log)
     checkpoints = Checkpoints(config, fingerprint, source.blocks, found, keep)
@@ -72,14 +72,14 @@ def train(
             for epoch in range(first[0], config.epochs):
                 for block in range(first[1] if epoch == first[0] else 0, source.blocks):
                     log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
-                    _check_learning(config, log)
+                    check_learning(config, log)
                     if last := block == source.blocks - 1:
                         log[-1] |= _scores(evaluate, engine)
                     events.add(log[-1])
                     if checkpoints.save_if_due(engine, log) or last:
                         with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                            _write_log(config, log)
-        _write_log(config, log)
+                            write_log(config, log)
+        write_log(config, log)
         path = checkpoints.save_last(engine, log)
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     return Checkpoint(engine.target, engine.context, engine.state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
@@ -97,7 +97,8 @@ def _scores(evaluate: Evaluate | None, engine) -> dict:
     return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
 
-def _row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
+def log_row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
+    """A row of log.csv, its scores still empty."""
     return dict(zip(LOG_COLUMNS, (epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, "", "", engine), strict=True))
 
 
@@ -109,11 +110,11 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     pairs_done, seconds_done = last["pairs"] + pairs, last["seconds"] + seconds
-    return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
+    return log_row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
 
 
-def _check_learning(config: Config, log: list[dict]) -> None:
-    # Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs
+def check_learning(config: Config, log: list[dict]) -> None:
+    """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
     losses, chance = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives)
     if not math.isfinite(losses[-1]):
         raise TrainingError(
@@ -127,8 +128,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         )
 
 
-def _write_log(config: Config, log: list[dict]) -> None:
-    # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
+def write_log(config: Config, log: list[dict]) -> None:
+    """Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair."""
     with new_file(config.folder("log.csv")) as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LOG_COLUMNS)
         writer.writeheader()
