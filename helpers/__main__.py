@@ -1,21 +1,24 @@
 """The command line: `python -m helpers run` executes the notebooks in order, `python -m helpers run --help` lists the settings."""
 
 import argparse
-import contextlib
+import inspect
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
-from helpers.artefacts import new_file, sentences_for_disk_errors
-from helpers.config import CORPUS_SETTINGS, PAIRS_FROM, PRESETS, ROOT, SUBSETS, Config
+from helpers.artefacts import new_file
+from helpers.config import CORPUS_SETTINGS, ROOT, Config
 from helpers.corpus.dumps import files_of
 from helpers.environment import checks
-from helpers.errors import ConfigError, DumpError, TrainingError, UserError
+from helpers.errors import ConfigError, TrainingError, UserError
 
+ABOUT_VALUES = "Execute the notebooks in order. In brackets stands what holds where neither you nor the preset say otherwise."
 LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 
 
@@ -29,32 +32,20 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="python -m helpers", description="Embeddings of every paper in a citation dump.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("environment", help="check this machine: versions, RAM, GPU, disk")
-    run = commands.add_parser("run", help="execute the notebooks in order", allow_abbrev=False)
-    add = run.add_argument  # a setting that is not given is None: the preset's value stays
-    add("--preset", required=True, help=", ".join(PRESETS))
-    add("--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders, read into one corpus")
-    add("--subset", help=f"{', '.join(SUBSETS)} (default: the preset's)")
-    add("--field", help="keep papers with this field of study")
-    add("--first-year", type=int, metavar="YEAR", help="keep papers of this year or later")
-    add("--last-year", type=int, metavar="YEAR", help="keep papers of this year or earlier")
-    add("--min-degree", type=int, metavar="N", help="drop papers with fewer citations, in and out")
-    add("--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop cited works without a record")
-    add("--dimensions", type=int, metavar="D", help="values a vector (default: sample 64, cs 512, medline 188)")
-    add("--epochs", type=int, metavar="E", help="passes over all pairs (default: 10; 0 keeps the warm start)")
-    add("--heldout", type=float, metavar="F", help="fraction of citations hidden for the evaluation (default: 0.02)")
-    add("--heldout-after", type=int, metavar="YEAR", help="hide only references of later papers (then F is 0.2 by default)")
-    add("--tables-on-disk", action="store_true", default=None, help="keep the targets in a file also where they would fit into the RAM")
-    add("--context-parts", type=int, metavar="N", help="keep the contexts on the disk, too, and train N parts of them in turn (default: 1)")
-    add("--extends", metavar="DIR", help="folder of a finished run of an older dump, whose vectors training starts from")
-    add("--engine", metavar="NAME", help="kernel (numba on CPU cores), torch, or auto (default): torch on a GPU, kernel elsewhere")
-    add("--optimizer", metavar="NAME", help="rowwise_adagrad (default), sgd; or adam and its like, by torch alone: slow without a GPU")
-    add("--gpu-memory", type=float, metavar="GB", help="of a GPU that rows and a batch may take (default: what is free)")
-    add("--learning-rate", type=float, metavar="R", help="at the highest (default: the preset's)")
-    add("--pairs-from", metavar="SOURCE", help=f"{', '.join(PAIRS_FROM)} (default: citations)")
-    add("--checkpoint-minutes", type=float, metavar="M", help="time between two checkpoints (default: 10)")
-    add("--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too (on Colab: below My Drive)")
-    add("--reach", type=int, metavar="K", help="smooth the target vectors K steps: 0 (default) finds references, 16 to 32 map topics")
-    add("--out", metavar="DIR", help="folder of everything the run makes (default: runs/PRESET)")
+    run = commands.add_parser("run", help="execute the notebooks in order", description=ABOUT_VALUES, allow_abbrev=False)
+    # a setting that is not given is None: the preset's value stays; what is said of each is the comment behind its field
+    told = dict(re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(Config), re.MULTILINE))
+    run.add_argument("--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help=told["dumps"])
+    run.add_argument(
+        "--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop cited works without a record"
+    )
+    run.add_argument("--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too (on Colab: below My Drive)")
+    for name, kind in get_type_hints(Config).items():
+        if name not in ("dumps", "keep_unrecorded", "warm_start"):
+            kind = next(iter(get_args(kind)), kind)  # int of `int | None`
+            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__.upper()}
+            how["help"] = f"{told.get(name, '')} [{vars(Config).get(name, '')}]"
+            run.add_argument(f"--{name.replace('_', '-')}", required=name == "preset", default=None, **how)
     return top
 
 
@@ -68,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0 if {verdict for _, _, verdict in rows} <= {"OK", "not needed on Colab"} else 2
         settings = {name: value for name, value in vars(given).items() if value is not None and name != "command"}
         config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
-        _check_places(config)
+        files_of(config.dumps)  # a path that is not there is told at once
         places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
         return _run(config, settings | places)
     except UserError as error:
@@ -77,16 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Run the same command again: what is finished stays, training goes on from the last checkpoint.", file=sys.stderr)
         return 130
-
-
-def _check_places(config: Config) -> None:
-    # Raise a UserError where a dump is missing or `out` cannot be written: before anything is
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: give the path of its file or folder with --dump PATH.")
-    files_of(config.dumps)
-    place = next(folder for folder in (Path(config.out), *Path(config.out).parents) if folder.exists())
-    with sentences_for_disk_errors(Path(config.out)), tempfile.TemporaryFile(dir=place) as probe:
-        probe.write(bytes(1 << 20))
 
 
 def _run(config: Config, settings: dict) -> int:
@@ -108,11 +89,10 @@ def _run(config: Config, settings: dict) -> int:
         own = {name: parameters[name] for name in declared if name in parameters}
         start, line = time.perf_counter(), f"[{place}/{len(notebooks)}] {notebook.stem}"
         print(line, flush=True)
-        (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
         with new_file(Path(config.out) / notebook.name) as executed:
+            (Path(config.out) / notebook.name).unlink(missing_ok=True)  # of an earlier run
             try:
-                with _kernel_kept_quiet():
-                    papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)
+                papermill.execute_notebook(notebook, executed, own, cwd=notebook.parent, progress_bar=False, stdout_file=sys.stdout)
             except DeadKernelError:
                 advice = "take fewer --dimensions, or --tables-on-disk; the same command goes on from the last checkpoint, if there is one"
                 raise TrainingError(f"The process that ran {notebook.stem} was killed, most likely for want of memory: {advice}.") from None
@@ -124,16 +104,6 @@ def _run(config: Config, settings: dict) -> int:
         print(f"{line}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"Everything is in {config.out}")
     return 0
-
-
-@contextlib.contextmanager
-def _kernel_kept_quiet():
-    # Send what the kernel's machinery writes to standard error to nowhere: a notebook's own errors come back as messages
-    sys.stderr.flush()
-    with open(os.dup(2), "wb") as ours, open(os.devnull, "wb") as nowhere, contextlib.ExitStack() as afterwards:
-        afterwards.callback(os.dup2, ours.fileno(), 2)
-        os.dup2(nowhere.fileno(), 2)
-        yield
 
 
 if __name__ == "__main__":

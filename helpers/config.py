@@ -23,7 +23,7 @@ RANGES = {  # least, most, unit of each number; a whole one where the least is
     "walk_length": (2, 1000, " of papers"), "window": (1, 1000, " of steps"), "walks_per_paper": (1, 10_000, ""),
     "reach": (0, 1000, " of smoothing steps"), "checkpoints_on_drive": (1, 100, ""), "checkpoint_minutes": (0.0, 1e6, " of minutes"),
     "warm_up": (0.0, 0.9, ""), "start_scale": (1e-6, 1000, ""), "max_bad_fraction": (0.0, 1, ""), "heldout": (0.0, 0.9, ""),
-    "noise_power": (0.0, 2, ""), "context_parts": (1, 1000, ""), "shared_negatives": (1, 100_000, ""),
+    "noise_power": (0.0, 2, ""), "shared_negatives": (1, 100_000, ""),
     "gpu_memory": (0.0, 10_000, " of GB"), "learning_rate": (1e-9, 100, ""),
 }  # fmt: skip
 REMOTE = re.compile(r"https?://|drive:|s2:", re.IGNORECASE)  # how an entry of `dumps` begins that is to be downloaded
@@ -34,7 +34,7 @@ CORPUS_SETTINGS = ("dumps", "subset", "field", "first_year", "last_year", "min_d
 PAIRS_SETTINGS = ("heldout", "heldout_after", "noise_power", "seed", "extends")
 TRAINING_SETTINGS = (
     "dimensions", "epochs", "negatives", "optimizer", "learning_rate", "warm_up", "warm_start", "start_scale", "row_type", "batch_pairs",
-    "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "context_parts", "extends",
+    "shared_negatives", "block_pairs", "seed", "pairs_from", "walk_length", "window", "walks_per_paper", "extends",
 )  # fmt: skip
 FIXED_SETTINGS = tuple(name for name in TRAINING_SETTINGS if name != "epochs")  # of a training: it may go on for longer
 
@@ -80,7 +80,6 @@ class Config:
     threads: int = 0  # of the kernel engine; 0 = one a core; 1 = the same bits every time
     tables_on_disk: bool | None = None  # keep targets in a file in `out/tables/`: for tables larger than the RAM; None: where they must be
     contexts_on_disk: bool = False  # likewise, where a GPU holds their hottest rows; decided with tables_on_disk
-    context_parts: int = 1  # contexts on the disk, too, and trained in so many parts, one in memory at a time
     checkpoint_minutes: float = 10.0  # between two checkpoints; what a session that dies may cost
     checkpoints_on_drive: int = 2  # kept there: two, or one where two do not fit
     reach: int = 0  # smoothing steps over the exported target vectors: 0 finds references, 16 to 32 map topics
@@ -117,8 +116,6 @@ class Config:
             self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")
         for_kernels = self.engine != "kernel" or self.optimizer in KERNEL_OPTIMIZERS
         self._require(for_kernels, "engine", f"'torch' or 'auto' for optimizer {self.optimizer}")
-        in_parts = self.context_parts == 1 or (self.engine != "torch" and self.optimizer in KERNEL_OPTIMIZERS)
-        self._require(in_parts, "context_parts", f"1 with the torch engine or an optimizer other than {' and '.join(KERNEL_OPTIMIZERS)}")
         weights = all(isinstance(weight, (int, float)) and 0 <= weight < 1e6 for weight in self.warm_start or ())
         self._require(weights, "warm_start", "weights of 0 or more")
 

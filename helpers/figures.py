@@ -9,59 +9,34 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-OURS, OURS_TOO, OTHERS, MARK = "#2a6f97", "#8fb8d0", "#a9b4bd", "#d1495b"
+OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
 SIDES = (("left", "center", 6, 0), ("right", "center", -6, 0), ("center", "bottom", 0, 6), ("center", "top", 0, -6))  # of a point
 
 
 def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     """Loss a pair, and where they were measured validation MRR and PIP loss, over the pairs trained; log: log.csv's columns."""
-    unit, word = (1e6, "millions") if log["pairs"].max() >= 1e6 else (1e3, "thousands")
-    curves = {
-        "loss": ("loss a pair (nats)", OURS),
-        "mrr": ("validation MRR", "#e09f3e"),
-        "pip_loss": ("PIP loss of the targets", "#6a8d73"),
-    }
-    curves = {name: of for name, of in curves.items() if name in log and log[name].notna().any()}
-    figure, panels = plt.subplots(1, max(len(curves), 1), figsize=(7.5, 3.2), layout="constrained", squeeze=False)
-    for axes, (name, (label, colour)) in zip(panels[0], curves.items(), strict=False):
-        values = log.dropna(subset=[name])
-        axes.plot(values["pairs"] / unit, values[name], color=colour, marker="." if len(values) < 40 else None)
-        axes.set(title=label, xlabel=f"pairs trained ({word})")
-        if name != "pip_loss":  # which moves by little: citations are sparse
-            axes.set_ylim(0, max(values[name].max(), chance if name == "loss" else 0) * 1.15)
+    labels = {"loss": "loss a pair (nats)", "mrr": "validation MRR", "pip_loss": "PIP loss of the targets"}
+    curves = [log.dropna(subset=[name]).set_index("pairs")[name] for name in labels if name in log and log[name].notna().any()]
+    figure, panels = plt.subplots(1, max(len(curves), 1), figsize=(7.5, 3.2), layout="constrained", squeeze=False)  # inches
+    for axes, curve in zip(panels[0], curves, strict=False):
+        axes.plot(curve, color=OURS, marker=".")
+        axes.set(title=labels[curve.name], xlabel="pairs trained")
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.spines[["top", "right"]].set_visible(False)
-    if "loss" in curves:
-        panels[0, 0].axhline(chance, color=MARK, linestyle="--", linewidth=1)
-        panels[0, 0].annotate(f"chance {chance:.2f}", (0, chance), xytext=(0, 3), textcoords="offset points", color=MARK)
+        if curve.name == "loss":
+            axes.axhline(chance, color=MARK, linestyle="--", linewidth=1, label=f"chance {chance:.2f}")
+            axes.legend(frameon=False)
+        if curve.name != "pip_loss":  # which moves by little: citations are sparse
+            axes.set_ylim(bottom=0)
     plt.close(figure)
     return figure
 
 
-def ranking_quality(metrics: dict) -> Figure:
-    """Held-out MRR of every reading and baseline with its 95 % interval; metrics: what `evaluate` returned."""
-    title = f"Finding the cited paper among {metrics['candidates']:,} candidates ({metrics['test']:,} test citations)"
-    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained", subplot_kw={"xlabel": "mean reciprocal rank"})  # inches
-    figure.suptitle(title, x=0.01, ha="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # shown by the cell that returns it, and once only
-    chosen, scores = metrics["chosen_reading"], pd.DataFrame({**metrics["baselines"], **metrics["readings"]}).T
-    interval = scores["mrr"] - scores["mrr_low"], scores["mrr_high"] - scores["mrr"]
-    colours = [OURS if name == chosen else OURS_TOO if name in metrics["readings"] else OTHERS for name in scores.index]
-    bars = axes.barh(scores.index, scores["mrr"], color=colours, xerr=interval, error_kw={"linewidth": 1})
-    axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9)
-    axes.set_yticks(range(len(scores)), [f"{name} (chosen)" if name == chosen else name for name in scores.index])
-    axes.margins(x=0.12)
-    return figure
-
-
 def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray, queries: int) -> Figure:
-    """A result list as a map with as many titles as fit, the first ones first.
-
-    points: float (n, 2); titles: str or None (n,); colours: years float (n,), NaN where unknown, or names object (n,); queries: how many
-    papers, the first ones, are what was asked, and marked.
-    """
+    """A result list as a map with as many titles as fit, the first ones first; points: float (n, 2); titles: str or None (n,)."""
+    # colours: years float (n,), NaN where unknown, or names object (n,); queries: how many papers, the first ones, are what was asked
     figure, axes = _map(title, points)
     known, style = colours != "other", {"s": 26, "linewidths": 0, "zorder": 2}
     if colours.dtype != object:

@@ -10,7 +10,7 @@ from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
-DRAWN = 1.2e8  # random values made and normalised a second, on 2 cores (measured)
+DRAWN, SMOOTHED, WRITTEN = 1.2e8, 3e9, 3e8  # a second, on 2 cores (measured): random values made, values smoothed, bytes of checkpoints
 STARTING_SECONDS = 5  # TensorBoard's libraries above all
 READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
 COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
@@ -116,15 +116,6 @@ class Item(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """How fast this machine is, as training/plan.py measures it."""
-
-    pairs: float  # trained a second
-    smoothed: float  # values smoothed a second, in all steps: pairs times columns
-    written: float  # bytes a second, to the disk
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """What decides the memory, disk and time of a training."""
 
@@ -136,18 +127,17 @@ class Training:
     steps: int = 5  # smoothing steps of the warm start
     state_bytes: int = 4  # that the optimiser keeps of a row
     gpu: int = 0  # bytes of device memory for rows
-    parts: int = 1  # of the contexts; several are on the disk, and one of them in RAM
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
-    def items(self, rates: Rates | None = None) -> list[Item]:
-        """The plan, line by line; its times are 0 without rates."""
+    def items(self, rate: float = 0) -> list[Item]:
+        """The plan, line by line; rate: pairs trained a second, as training/plan.py measures it; without it times are 0."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
-        checkpoint, parts = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes), self.parts
+        checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / rates.smoothed + N / DRAWN) if rates else 0
-        start += (self.steps + 1) * table / rates.written if rates and self.on_disk else 0  # columns are files, written at each step
-        train, write = (self.epochs * self.P / rates.pairs, checkpoint / rates.written) if rates else (0, 0)
-        contexts = Item(f"context rows{f', one of {parts} parts' * (parts > 1)}", "RAM", N // parts, table // parts, phase="train")
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) if rate else 0
+        start += (self.steps + 1) * table / WRITTEN if rate and self.on_disk else 0  # columns are files, written at each step
+        train, write = (self.epochs * self.P / rate, checkpoint / WRITTEN) if rate else (0, 0)
+        contexts = Item("context rows", "RAM", N, table, phase="train")
         if self.gpu and self.on_disk:
             contexts = contexts._replace(what="context rows; the hottest are the GPU's", where="disk")
         items = [
@@ -156,16 +146,16 @@ class Training:
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rates else 0),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS if rate else 0),
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, train),
-            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rates else 0),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9 if rate else 0),
             Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, write, "train"),
         ]
         hottest = [(table, rows) for table, rows in rows_in("GPU memory", N, row, self.gpu).items() if rows]
         items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
-        return items + ([Item("context rows, all parts", "disk", N, table)] if parts > 1 else [])
+        return items
 
     def needs(self, where: str) -> int:
         """Bytes of RAM or disk at the peak. What is mapped from files is not counted as RAM: it gives way where memory gets narrow."""
@@ -174,7 +164,7 @@ class Training:
 
     def placed(self, ram: int) -> "Training":
         """The same with targets in RAM where all fits into `ram` bytes, else in a file; ConfigError, with each change that would fit."""
-        ways = (True,) if self.parts > 1 else (False, True) if self.on_disk is None else (self.on_disk,)
+        ways = (False, True) if self.on_disk is None else (self.on_disk,)
         plans = [dataclasses.replace(self, on_disk=way) for way in ways]
         for plan in plans:
             if plan.needs("RAM") <= ram:
@@ -184,9 +174,8 @@ class Training:
             return dataclasses.replace(plans[-1], **change).needs("RAM") <= ram
 
         changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
-        parts = next((parts for parts in range(2, 65) if fits(on_disk=True, parts=parts)), 0)
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
-        changes += [(f"context_parts = {parts} (slower)", parts), (f"dimensions = {dimensions}", dimensions)]
+        changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
         raise ConfigError(
             f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM, but {ram / 1e9:.1f} GB are available; "
@@ -194,10 +183,10 @@ class Training:
         )
 
 
-def training_needs(plan: Training, rates: Rates | None = None, there: int = 0) -> dict:
+def training_needs(plan: Training, rate: float = 0, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
     disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
-    seconds = sum(item.seconds for item in plan.items(rates))
+    seconds = sum(item.seconds for item in plan.items(rate))
     return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
 
 
@@ -206,11 +195,11 @@ def _in_minutes(seconds: float) -> str:
     return f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds" if seconds > 10 else "seconds"
 
 
-def plan_table(plan: Training, rates: Rates) -> list[tuple[str, str, str, str, str]]:
+def plan_table(plan: Training, rate: float) -> list[tuple[str, str, str, str, str]]:
     """(what, where, rows, bytes, time) of a training, in words."""
     return [
         (what, where, f"{rows:,}" if rows else "", in_words(size) if size else "", _in_minutes(seconds) if seconds else "")
-        for what, where, rows, size, seconds, _ in plan.items(rates)
+        for what, where, rows, size, seconds, _ in plan.items(rate)
     ]
 
 

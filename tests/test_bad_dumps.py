@@ -144,16 +144,6 @@ def test_bad_utf8_costs_the_record_it_is_in(tmp_path, name):
     assert report.first["malformed"] == f"{name}, {'row' if name == 'edges.csv' else 'line'} 2"
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-def test_characters_on_the_bound_of_two_pieces_stay_whole(size):
-    text = "aé€😀".encode() * 9 + b"\xff" + "é".encode() * 3
-    stream, read = tables._Utf8(io.BytesIO(text)), b""
-    while piece := stream.read(size + 3):
-        assert len(piece) <= size + 3
-        read += piece
-    assert read == text.replace(b"\xff", b"\x1a") and stream.damaged
-
-
 def test_nuls_around_an_id_are_no_part_of_it_and_a_line_of_them_is_malformed(config, tmp_path):
     (tmp_path / "edges.csv").write_bytes(b"citing,cited\na\0,b\n" + b"c,b \n" * 300 + b"\0" * 5000 + b"\nc,a\n")
     c = config(dumps=[tmp_path / "edges.csv"])
@@ -378,17 +368,6 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
     for cut in range(5, len(whole), 7):
         (tmp_path / "edges.parquet").write_bytes(whole[:cut])
         refused(tmp_path / "edges.parquet")
-
-
-def test_hdf5_whose_lists_have_a_hole_does_not_hang(tmp_path):
-    pytest.importorskip("h5py")
-    content = bytearray(fuzz._ancestor())
-    (tmp_path / "citations.h5").write_bytes(content)
-    assert len(rows_of(tmp_path / "citations.h5")) == 6
-    heap = content.index(b"GCOL")
-    content[heap + 16 : heap + 48] = bytes(32)  # a hole of zeros, as a sparse copy leaves it
-    (tmp_path / "citations.h5").write_bytes(content)
-    assert "has a hole" in refused(tmp_path / "citations.h5")
 
 
 @pytest.mark.parametrize("flag", [1, 8])

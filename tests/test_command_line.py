@@ -29,7 +29,7 @@ def refused(done: subprocess.CompletedProcess, sentence: str) -> bool:
     "arguments, sentence",
     [
         (["--preset", "physics"], "Preset 'physics' does not exist; choose one of sample, cs, medline."),
-        (["--preset", "cs"], "Preset cs needs a dump: give the path of its file or folder with --dump PATH."),
+        (["--preset", "cs"], "This preset needs a dump: give the path of its file or folder with --dump PATH"),
         (["--preset", "cs", "--dump", "/no/such/file"], "/no/such/file does not exist"),
         (["--preset", "sample", "--dimensions", "0"], "dimensions = 0 cannot work"),
         (["--preset", "sample", "--dimensions", "many"], "invalid int value: 'many'"),
@@ -52,9 +52,9 @@ def test_out_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert refused(
         helpers("run", "--preset", "sample", "--out", tmp_path / "file" / "out"),
-        "out was not written: Not a directory",
+        "01_preprocess.ipynb was not written: Not a directory",
     )
-    assert refused(helpers("run", "--preset", "sample", "--out", "/proc/out"), "/proc/out was not written")
+    assert refused(helpers("run", "--preset", "sample", "--out", "/proc/out"), "/proc/out/01_preprocess.ipynb was not written")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from helpers.artefacts import read_manifest, write_manifest
 from helpers.errors import ArtefactError
 from helpers.export import drive
-from helpers.export.drive import check_space, keep, keep_all, mount, open_finished
+from helpers.export.drive import keep_all, mount, open_finished
 from helpers.training import checkpoint as checkpoints
 from helpers.training.checkpoint import Copies
 
@@ -68,7 +68,7 @@ def test_no_folder_keeps_nothing(finished):
 def test_the_manifest_comes_last(tmp_path, finished, monkeypatch):
     order, original = [], drive._copy_file
     monkeypatch.setattr(drive, "_copy_file", lambda source, copy, bar: (order.append(copy.name), original(source, copy, bar)))
-    keep(finished, tmp_path, "copy")
+    drive._copy(finished, tmp_path / "copy")
     assert order == ["context.npy", "target.npy", "manifest.json"]
 
 
@@ -84,9 +84,11 @@ def test_a_flush_that_fails(colab, finished, monkeypatch):
         keep_all([finished], "papers", "cs")
 
 
-def test_too_little_space_is_told_before(tmp_path, finished):
-    with pytest.raises(ArtefactError, match=r"GB free, but 100000000.00 GB are needed; choose a smaller form"):
-        check_space(tmp_path, 10**17)
+def test_too_little_space_is_told_before(tmp_path, finished, monkeypatch):
+    monkeypatch.setattr(drive.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=10**7))
+    with pytest.raises(ArtefactError, match=r"has 0.01 GB free, but 0.05 GB are needed; choose a smaller form"):
+        drive._copy(finished, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(tmp_path, finished, monkeypatch, 
 
     monkeypatch.setattr(drive, "_copy_file", break_off)
     with pytest.raises(ArtefactError, match=sentence) as caught:
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert "was not kept" in str(caught.value) and not list((tmp_path / "drive").iterdir())
 
 
@@ -127,14 +129,14 @@ def test_a_file_that_does_not_come_back_as_it_went(tmp_path, finished, monkeypat
 
     monkeypatch.setattr(drive, "_copy_file", spoil)
     with pytest.raises(ArtefactError, match=r"target.npy did not come back as it was written; nothing was kept"):
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert not list((tmp_path / "drive").iterdir())
 
 
 def test_what_is_not_whole_is_not_copied(tmp_path, finished):
     (finished / "target.npy").write_bytes(b"short")
     with pytest.raises(ArtefactError, match="is missing or not as its manifest says"):
-        keep(finished, tmp_path / "drive", "copy")
+        drive._copy(finished, tmp_path / "drive" / "copy")
     assert not (tmp_path / "drive").exists()
 
 

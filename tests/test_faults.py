@@ -39,13 +39,10 @@ def test_killed_at_random_moments_it_trains_every_block_once(start, graph, unbro
     assert not list((killed.folder / "run").rglob(".*")), "nothing temporary is left"
 
 
-@pytest.mark.parametrize("place", ["on_disk", "in_parts"])
-def test_killed_it_trains_tables_on_the_disk_every_block_once(start, graph, unbroken, tmp_path, place):
-    killed = kills.run(start, tmp_path / "killed", graph, kills=3, seed=1, wrong=place)
-    whole = unbroken if place == "on_disk" else kills.run(start, tmp_path / "whole", graph, wrong=place)
-    assert (killed.kills, killed.lost, killed.doubled, kills.differing(killed, whole)) == (3, 0, 0, 0), killed.hits
-    assert killed.log() == whole.log() and not (killed.folder / "run" / "tables").exists()
-    assert place == "on_disk" or kills.differing(whole, unbroken) == 4
+def test_killed_it_trains_tables_on_the_disk_every_block_once(start, graph, unbroken, tmp_path):
+    killed = kills.run(start, tmp_path / "killed", graph, kills=3, seed=1, wrong="on_disk")
+    assert (killed.kills, killed.lost, killed.doubled, kills.differing(killed, unbroken)) == (3, 0, 0, 0), killed.hits
+    assert killed.log() == unbroken.log() and not (killed.folder / "run" / "tables").exists()
 
 
 @pytest.mark.parametrize("wrong", ["skip", "double"])

@@ -9,7 +9,6 @@ from helpers import memory
 from helpers.corpus.dumps import files_of
 from helpers.errors import ConfigError
 from helpers.memory import (
-    Rates,
     Training,
     available_ram,
     largest_dimensions,
@@ -70,10 +69,8 @@ def test_medline_and_cs_fit_into_a_free_colab_and_where_their_tables_go():
     large = dataclasses.replace(MEDLINE, D=300)
     assert large.placed(COLAB).on_disk is True, "targets go to the disk"
     assert large.placed(25 * 2**30).on_disk is False
-    huge = dataclasses.replace(MEDLINE, D=512, parts=2).placed(COLAB)
-    assert huge.on_disk and huge.needs("disk") > 5 * 14_886_544 * 512 * 2
-    where = {(item.what.split(",")[0], item.where): item.rows for item in huge.items()}
-    assert where["target rows", "disk"] == 14_886_544 and where["context rows", "RAM"] == 7_443_272
+    where = {(item.what.split(",")[0], item.where): item.rows for item in large.placed(COLAB).items()}
+    assert where["target rows", "disk"] == where["context rows", "RAM"] == 14_886_544
 
 
 @pytest.mark.parametrize(
@@ -82,13 +79,13 @@ def test_medline_and_cs_fit_into_a_free_colab_and_where_their_tables_go():
         (
             dataclasses.replace(MEDLINE, on_disk=False),
             10e9,
-            "tables_on_disk = None or context_parts = 2 (slower) or dimensions = 148 would fit.",
+            "tables_on_disk = None or dimensions = 148 would fit.",
         ),
-        (dataclasses.replace(MEDLINE, D=512), 12.7e9, "context_parts = 2 (slower) or dimensions = 388 would fit."),
+        (dataclasses.replace(MEDLINE, D=512), 12.7e9, "dimensions = 388 would fit."),
         (
             dataclasses.replace(CS, D=2048),
             12.7e9,
-            "row_type = 'bfloat16' or context_parts = 2 (slower) or dimensions = 1412 would fit.",
+            "row_type = 'bfloat16' or dimensions = 1412 would fit.",
         ),
         (Training(2_000_000_000, 10**9, 8), 12.7e9, "keep fewer papers (FILTERS in notebook 01) would fit."),
     ],
@@ -129,12 +126,11 @@ def test_the_largest_number_of_dimensions():
 
 
 def test_the_plan_in_words():
-    rates = Rates(pairs=2e6, smoothed=3e9, written=3e8)
-    lines = plan_table(MEDLINE.placed(COLAB), rates)
+    lines = plan_table(MEDLINE.placed(COLAB), 2e6)
     told = {what.split(",")[0]: (where, rows, size, seconds) for what, where, rows, size, seconds in lines}
     assert told["target rows"] == ("RAM", "14,886,544", "5.6 GB", "")
     assert told["training"] == ("", "", "", "about 2 minutes")  # 300 M / 2 M a second = 150 s, half to even
-    needs = training_needs(MEDLINE, rates)
+    needs = training_needs(MEDLINE, 2e6)
     assert needs["ram"] == MEDLINE.needs("RAM") and 150 < needs["seconds"] < 400
 
 

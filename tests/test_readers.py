@@ -255,8 +255,7 @@ def test_a_malicious_pickle_does_not_run(config, tmp_path):
         (pickle.dumps(np.arange(3)), "is not a pickle of plain"),
         (pickle.dumps({1: "a"})[:-3], "is not a pickle of plain"),
         (b"", "is not a pickle of plain"),
-        (pickle.dumps({"a": 1, "b": 2}), "is not a pickle of plain"),
-        (pickle.dumps({1 << 70: "a"}), "is not a pickle of plain"),
+        (pickle.dumps({"a": "one", "b": "two"}), "is not a pickle of plain"),
     ],
 )
 def test_pickles_that_are_not_titles_or_ids(config, tmp_path, content, told):

@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from helpers.artefacts import map_array, new_folder, read_json, refuse_another_r
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus import citations
 from helpers.corpus.dumps import files_of
-from helpers.corpus.ids import number_papers
 from helpers.corpus.records import KEPT
 from helpers.corpus.shards import discard, read_shards
 from helpers.errors import ArtefactError, DumpError
@@ -31,38 +29,30 @@ PAPERS_AT_A_TIME = 1 << 18
 def build_corpus(config: Config) -> dict:
     """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
     refuse_another_run(config, config.folder("corpus") / "report.json", CORPUS_SETTINGS)
-    if not config.dumps:
-        raise DumpError(f"Preset {config.preset} needs a dump: name its file or folder (--dump PATH, or DUMPS in notebook 01).")
-    sources = None  # what tells the files of the dumps from others; None where they are not there any more
-    with contextlib.suppress(DumpError):
-        sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]
+    sources = [f"{file} {file.size} {file.changed}" for file in files_of(config.dumps)]  # what tells the files from others
     if finished := _finished(config, sources):
         print(f"{config.folder('corpus')} was made of the same files with the same settings: it stays as it is.", flush=True)
         return finished
-    start = time.perf_counter()
-    shards, report = read_shards(config)
-    counts, (papers, cited) = combine(config, shards, report, sources), (report.read[kind] for kind in ("papers", "citations"))
-    kept = f"{counts['papers']['kept']:,} papers and {counts['citations']['kept']:,} citations kept"
-    print(f"{papers:,} papers and {cited:,} citations read, {kept}, in {time.perf_counter() - start:.1f} s")
+    counts = combine(config, *read_shards(config), sources)
     discard(config.folder("shards").iterdir())
     shutil.rmtree(config.folder("shards"))
     return counts
 
 
-def _finished(config: Config, sources: list[str] | None) -> dict | None:
-    # The report of a corpus that is there and whole, made with these settings of these files (or of files that were deleted since)
+def _finished(config: Config, sources: list[str]) -> dict | None:
+    # The report of a corpus that is there and whole, made with these settings of these files
     folder = config.folder("corpus")
     with contextlib.suppress(ArtefactError, KeyError, OSError):
         report = read_json(folder / "report.json", NOTEBOOK)
-        same = report["config"] == config.part(CORPUS_SETTINGS) and sources in (report["sources"], None)
+        same = report["config"] == config.part(CORPUS_SETTINGS) and report["sources"] == sources
         if same and all(sha256(folder / name) == known for name, known in report["sha256"].items()):
             return report
 
 
-def combine(config: Config, shards: list[Path], report, sources: list[str] | None = None) -> dict:
+def combine(config: Config, shards: list[Path], report, sources: list[str] = ()) -> dict:
     """Make `out/corpus/` of finished shards and the counts of their reading (records.Report); returns the report."""
     with new_folder(config.folder("corpus")) as folder:
-        ids = number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
+        ids = citations.number_papers(shards, config.keep_unrecorded, folder / "edges.tmp", report)
         if not report.read["citations"]:
             papers = f"{', '.join(config.dumps)}: {report.read['papers']:,} papers"
             raise DumpError(f"{papers} but not one citation; give a file that holds citations, too.")

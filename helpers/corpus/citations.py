@@ -1,17 +1,158 @@
-"""Citations as pairs of numbers -> CSR by citing paper, without doubles, in the papers' final order."""
+"""Keys -> papers -> CSR: the papers of some shards get numbers, and citations, pairs of these, become rows in the papers' final order."""
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.artefacts import new_array, open_npy
+from helpers.corpus.keys import KeyTable, ids_of, keys_of
+from helpers.corpus.records import KEPT, OTHER_ENDS
+from helpers.corpus.shards import batches_of
+from helpers.errors import DumpError
 
 UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
 MIRRORED = 1  # of an edge: listed by the cited paper
 EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 21, 1 << 15
+NAMES = pa.schema([("id", pa.string())])
+
+
+def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    # the rows, in any order, int64 (n,), of many batches of that schema
+    order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
+    cuts = np.searchsorted(rows[order], starts)
+    places = zip(batches, starts, cuts, cuts[1:], strict=False)
+    parts = [batch.take(pa.array(rows[order[first:last]] - start)) for batch, start, first, last in places if first < last]
+    return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
+
+
+class _Ids(SimpleNamespace):
+    # the papers of some shards, numbered in order of appearance: records first, then what only citations name
+    # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: batches of KEPT and of names
+
+    def papers(self, some: np.ndarray) -> pa.Table:
+        # KEPT of some papers, int (n,): a record's values, or nothing but its id
+        place, recorded = self.place[some], self.state[some] == INSIDE
+        named = (self.state[some] == UNRECORDED) & (place >= 0)
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
+        records = _take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        own = pc.coalesce(pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids), records["paper_id"])
+        return records.set_column(0, KEPT.field(0), own)
+
+
+def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report) -> _Ids:
+    """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
+    # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
+    # those of records that a later record of the same id replaces.
+    ids = _Ids(kept=[batch.select(KEPT.names) for batch in batches_of(shards, "papers")], names=list(batches_of(shards, "names")))
+    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], sum(map(len, ids.kept))
+    table, state = KeyTable(records), np.zeros(records, np.uint8)
+    for keys, _, inside in _columns(shards, "records"):
+        of_record.append(table.add(keys[inside]))
+        known = (numbers := table.find(keys)) >= 0
+        state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)  # numpy keeps the last of several values, here and below
+        papers["duplicate id"] += int(known.sum())
+        papers["outside the subset"] += int((~known).sum())
+    papers["duplicate id"] -= np.count_nonzero(state)
+    papers["outside the subset"] += int((state == OUTSIDE).sum())
+    of_record, last = np.concatenate(of_record), np.empty(table.count, np.int32)  # of each paper the last record
+    last[of_record] = np.arange(records)
+    of_record[last[of_record] != np.arange(records)] = -1
+    joins = any((shard / "other_ids.arrow").exists() for shard in shards)
+    with open(edges, "wb") as file:
+        _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
+    pairs = [np.empty((2, 0), np.int32)]
+    for others, own in _columns(shards, "other_ids"):
+        known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
+        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+    new = (0, table.count - len(last))
+    ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
+    ids.renamed = np.broadcast_to(False, table.count)
+    _find_names(ids, table, shards)
+    if joins:
+        papers["duplicate id"] += _join_other_ids(ids, np.concatenate(pairs, axis=1), edges)
+    if joins and not keep_unrecorded:
+        ids.state[ids.state == UNRECORDED] = OUTSIDE
+    return ids
+
+
+def _columns(shards: list[Path], name: str) -> Iterator[list[np.ndarray]]:
+    for batch in batches_of(shards, name, mapped=False):
+        yield [column.to_numpy(zero_copy_only=False) for column in batch.columns]
+
+
+def _write_citations(file, shards: list[Path], of_record: np.ndarray, number, dropped) -> None:
+    # Write all edges; of_record: each record's paper, int32 (R,), -1 where a later one replaces it; number: keys -> papers, -1 unknown
+
+    def write(citing: np.ndarray, cited: np.ndarray, mirrored: int) -> None:
+        known = (citing >= 0) & (cited >= 0)
+        dropped["dangling"] += int((~known).sum())
+        file.write(np.stack([citing[known].astype(np.uint32), 2 * cited[known].astype(np.uint32) + np.uint32(mirrored)], axis=1))
+
+    first = 0
+    for shard in shards:
+        for batch in batches_of([shard], "papers"):
+            for name, mirrored in zip(OTHER_ENDS, (0, MIRRORED), strict=True):
+                own = np.repeat(of_record[first : first + len(batch)], np.diff(batch[name].offsets))
+                dropped["listed by an earlier record of a duplicate id"] += int((own < 0).sum())
+                ends = own[own >= 0], number(batch[name].values.to_numpy()[own >= 0])
+                write(*(ends[::-1] if mirrored else ends), mirrored)
+            first += len(batch)
+        for citing, cited in _columns([shard], "citations"):
+            write(number(citing), number(cited), 0)
+
+
+def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
+    # Make one paper of those that a table of other ids calls one, under the dump's own id, whose record wins; returns how many lose
+    ids.renamed, root = np.zeros(len(ids.state), bool), np.arange(len(ids.state), dtype=np.int32)
+    root[pairs[0]] = pairs[1]
+    root = root[root]
+    moved = np.flatnonzero(root != np.arange(len(root)))
+    lone = moved[(ids.state[moved] == INSIDE) & (ids.state[root[moved]] == UNRECORDED)]
+    lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record
+    lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
+    ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
+    outside = root[moved[ids.state[moved] == OUTSIDE]]
+    ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    ids.state[moved] = UNRECORDED
+    if edges.stat().st_size:
+        mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
+        for some in np.split(mapped, range(EDGES_AT_A_TIME, len(mapped), EDGES_AT_A_TIME)):
+            some[:, 0], some[:, 1] = root[some[:, 0]], 2 * root[some[:, 1] >> 1].astype(np.uint32) + (some[:, 1] & 1)
+    return lost
+
+
+def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
+    # where the id of each unrecorded paper is to be found: its name's row, or its key; DumpError where two ids share a key
+    # what only citations name, but has a record outside the subset, is outside too
+    ids.key, checks, row = table.keys(), np.zeros(table.count, np.uint32), 0
+
+    def numbers_of(keys: np.ndarray, checks_of: np.ndarray, names) -> np.ndarray:
+        numbers = table.find(keys)
+        known = np.flatnonzero(numbers >= 0)
+        new = known[checks[numbers[known]] == 0]
+        checks[numbers[new]] = checks_of[new]
+        if len(differing := known[checks[numbers[known]] != checks_of[known]]):
+            name = f"The id (of a record, its key) {names[int(differing[0])]} and another one share a 64-bit key"
+            raise DumpError(f"{name} (one chance in a thousand at 200 million ids); rename it in the dump.")
+        return numbers
+
+    for keys, checks_of, inside in _columns(shards, "records"):
+        outside = numbers_of(keys, checks_of, keys)[~inside]
+        outside = outside[outside >= 0]
+        ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    for batch in ids.names:
+        numbers = numbers_of(*keys_of(batch["id"]), batch["id"])
+        unrecorded = np.flatnonzero(numbers >= 0)
+        unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
+        ids.place[numbers[unrecorded]] = row + unrecorded
+        row += batch.num_rows
 
 
 def _edges(path: Path):

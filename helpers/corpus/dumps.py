@@ -17,12 +17,12 @@ from isal import isal_zlib
 from isal.igzip import IGzipFile
 
 from helpers.config import REMOTE
-from helpers.corpus import ancestor, tables
+from helpers.corpus import tables
 from helpers.corpus.json_lines import BAD_LINE, BLANK, JSON_FORMATS, json_batches
 from helpers.corpus.records import Report
 from helpers.errors import DumpError, in_a_line
 
-BINARY_FORMATS = {b"PAR1": tables.Table, ancestor.MAGIC: lambda file: ancestor}  # by their first bytes
+BINARY_FORMATS = {b"PAR1": tables.Table, b"\x89HDF": lambda file: tables.of_ancestor}  # by their first bytes
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
 CHUNK = 1 << 19  # bytes read at a time
@@ -48,7 +48,9 @@ class DumpFile(NamedTuple):
 
 
 def files_of(dumps: tuple[str, ...]) -> list[DumpFile]:
-    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where a path has none."""
+    """The files of some dumps, those in folders and archives in name order, none yet of what is remote. DumpError where there are none."""
+    if not dumps:
+        raise DumpError("This preset needs a dump: give the path of its file or folder with --dump PATH, or as DUMPS in notebook 01.")
     files = []
     for dump in (Path(dump) for dump in dumps if not REMOTE.match(str(dump))):
         with _sentences(dump):
@@ -116,7 +118,7 @@ def _opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], in
 
 
 def reader_of(file: DumpFile):
-    """What reads a file, a module, a table or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
+    """What reads a file, a table, a function or a format of JSON lines. Raises DumpError where none does, or the file is broken."""
     with _sentences(file):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
@@ -146,8 +148,8 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     """Batches of PAPERS, CITATIONS or OTHER_IDS from one file of any known format; on_bytes: told the compressed bytes; DumpError."""
     reader, done = reader_of(file), 0
     with _sentences(file), _opened(file) as (stream, place):
-        if reader is ancestor:
-            yield from ancestor.batches(file, on_bytes, report)
+        if reader is tables.of_ancestor:
+            yield from reader(file, on_bytes, report)
             return
         of_table = isinstance(reader, tables.Table)
         for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):

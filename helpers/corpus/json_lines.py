@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from helpers.corpus import records
 from helpers.corpus.keys import SPACE
@@ -166,37 +166,12 @@ def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report:
 def _id_lists(values: tuple) -> pa.Array:
     # Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON
     if type(values[0]) is msgspec.Raw:
-        text = b"\n".join((*values, b""))
-        lists, ids = np.zeros(len(values) + 1, np.int32), np.zeros(text.count(b'"') // 2 + 1, np.int32)
-        letters = np.empty(len(text), np.uint8)
-        if text.isascii() and b"\\" not in text and _split(np.frombuffer(text, np.uint8), lists, ids, letters):
-            ids = pa.StringArray.from_buffers(len(ids) - 1, pa.py_buffer(ids), pa.py_buffer(letters))
-            return pa.ListArray.from_arrays(pa.array(lists), ids)
+        text, ends = b"".join(values), np.cumsum([0, *map(len, values)], dtype=np.int32)
+        lists = pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(text)])
+        listed = pc.starts_with(lists, '["')
+        whole = pc.all(pc.if_else(listed, pc.ends_with(lists, '"]'), pc.equal(lists, b"[]")))
+        ids = pc.split_pattern(pc.if_else(listed, pc.binary_slice(lists, 2, -2), None), '", "' if b" " in text else '","')
+        if whole.as_py() and b"\\" not in text and text.count(b'"') == 2 * len(ids.values):  # nothing but strings
+            return pa.ListArray.from_arrays(ids.offsets, ids.values.cast(pa.string()))
         values = [value if isinstance(value, list) else () for value in map(msgspec.json.decode, values)]
     return records.array_of(values, records.TEXTS)
-
-
-@numba.njit(cache=True, nogil=True)
-def _split(text, lists, ids, letters):
-    # Split lists in JSON, one a line, into their strings, which hold no escapes; returns whether there was nothing else
-    line = count = place = p = 0
-    listed = False
-    while p < len(text):
-        letter = text[p]
-        if letter == 34 and listed:  # a quotation mark
-            p += 1
-            while text[p] != 34:
-                letters[place] = text[p]
-                place += 1
-                p += 1
-            count += 1
-            ids[count] = place
-        elif letter == 10:
-            line += 1
-            lists[line] = count
-        elif (letter == 91 and not listed) or (letter == 93 and listed):  # [ and ]
-            listed = not listed
-        elif not (listed and (letter == 44 or letter == 32)):  # comma and space between two
-            return False
-        p += 1
-    return True

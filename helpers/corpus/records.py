@@ -23,8 +23,8 @@ FIRST_YEAR, LAST_YEAR = 1500, 2100  # a year outside is a typing error ("20011")
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 KEPT = pa.schema({"paper_id": TEXT, "title": TEXT, "year": pa.int32(), "venue": TEXT, "fields": TEXTS, "doi": TEXT, "pmid": TEXT})
 OTHER_ENDS = ("references", "cited_by")  # the papers that a paper cites; those that cite it, in dumps that list both
-FLAGS = [("is_cs", pa.bool_()), ("is_medline", pa.bool_())]  # null: the dump does not say
-PAPERS = pa.schema([*KEPT, *FLAGS, *((name, TEXTS) for name in OTHER_ENDS)])
+# is_cs, is_medline: null where the dump does not say
+PAPERS = pa.schema([*KEPT, ("is_cs", pa.bool_()), ("is_medline", pa.bool_()), *((name, TEXTS) for name in OTHER_ENDS)])
 CITATIONS = pa.schema({"citing": TEXT, "cited": TEXT})
 OTHER_IDS = pa.schema({"other_id": TEXT, "paper_id": TEXT})  # two ids of one paper; the second is the dump's own
 KINDS = {"paper_id": "papers", "citing": "citations", "other_id": "ids"}  # by its first column, what a report calls a schema's records

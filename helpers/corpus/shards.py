@@ -27,7 +27,7 @@ from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
 from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
-from helpers.errors import ArtefactError, DumpError
+from helpers.errors import ArtefactError
 from helpers.progress import progress
 
 VERSION = 5  # of what a shard holds: another one is read again
@@ -134,7 +134,7 @@ class _Writer:
     # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack):
         self.folder, self.stack, self.files = folder, stack, {}
-        self.seen = self.checks = None
+        self.seen = None
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
         batch = pa.RecordBatch.from_pydict(columns)
@@ -148,12 +148,10 @@ class _Writer:
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
             if not self.seen or self.seen.count > MOST_SEEN:
-                self.seen, self.checks = KeyTable(MOST_SEEN), np.empty(0, np.uint32)
-            highest = np.concatenate([[self.seen.count - 1], numbers := self.seen.add(keys[hashed])])
-            new = hashed[np.diff(np.maximum.accumulate(highest)) > 0]  # numbers are given in order of appearance
-            self.checks = np.concatenate([self.checks, checks[new]])
-            if len(differing := np.flatnonzero(self.checks[numbers] != checks[hashed])):
-                raise DumpError(same_key(f"The id {ids[hashed[differing[0]]].as_py()!r}"))
+                self.seen = KeyTable(MOST_SEEN)
+            # two ids of one key are two names here, and told apart when they are numbered
+            last, numbers = self.seen.count - 1, self.seen.add(keys[hashed] ^ checks[hashed])
+            new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
                 if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
@@ -178,11 +176,6 @@ class _Writer:
             listed -= len(keys)
         report.dropped["citations"]["outside the subset"] += listed
         self.write("papers", columns)
-
-
-def same_key(which: str) -> str:
-    """What to say of an id that has the same 64-bit key as another one: never seen, but not impossible."""
-    return f"{which} and another one share a 64-bit key (one chance in a thousand at 200 million ids); rename it in the dump."
 
 
 def _inside_subset(records: pa.RecordBatch, settings: dict) -> np.ndarray:

@@ -54,29 +54,15 @@ def flush_and_unmount() -> None:
             raise ArtefactError(f"Google Drive was not flushed ({error}): the last files may not be there; look into it.") from error
 
 
-def check_space(place: Path, need: int) -> None:
-    """Raise ArtefactError where `place` has not `need` bytes free and some to spare."""
-    with _sentences(place):
-        free = shutil.disk_usage(place).free
-    if need + SPARE_BYTES > free:
-        advice = "choose a smaller form (int8 is the smallest that keeps the neighbours), or make room (Drive's Trash counts too)"
-        raise ArtefactError(f"{place} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; {advice}.")
-
-
-def keep(source: Path, place: Path, name: str) -> Path:
-    """Copy a finished folder to `place/name` or, where that exists, `place/name-2`, ..., and return that; ArtefactError, or it is whole."""
-    copy = next(path for path in (place / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000)) if not path.exists())
-    with progress(title=f"Copying to {copy.name}", unit="B", total=_size(source)) as bar:
-        _copy(source, copy, bar.update)
-    return copy
-
-
 def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
     # Copy a finished folder: every file is opened again and compared by its sha256; a folder without the manifest is not whole
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
-    check_space(copy.parent, _size(source))
+    need = _size(source) + SPARE_BYTES
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
     with contextlib.ExitStack() as undone, _sentences(copy):
+        if need > (free := shutil.disk_usage(copy.parent).free):
+            advice = "choose a smaller form (int8 is the smallest that keeps the neighbours), or make room (Drive's Trash counts too)"
+            raise ArtefactError(f"{copy.parent} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; {advice}.")
         undone.callback(_erase, copy)  # also where the cell is stopped
         copy.mkdir(parents=True)
         for file, expected in hashes.items():
@@ -131,8 +117,12 @@ def keep_all(folders: list[Path], drive_folder: str, name: str) -> list[Path]:
     """Keep finished folders in `drive_folder` (see `mount`) as `NAME-FORM`, then flush Drive; returns the copies, [] where it is ""."""
     if not drive_folder:
         return []
-    place = mount(drive_folder)
-    copies = [keep(folder, place, f"{name}-{folder.name}") for folder in folders]
+    place, copies = mount(drive_folder), []
+    for folder in folders:  # as NAME-FORM-2, ... where there is one already
+        names = (f"{name}-{folder.name}{again}" for again in ("", *(f"-{i}" for i in range(2, 10_000))))
+        copies.append(next(place / free for free in names if not (place / free).exists()))
+        with progress(title=f"Copying to {copies[-1].name}", unit="B", total=_size(folder)) as bar:
+            _copy(folder, copies[-1], bar.update)
     flush_and_unmount()
     return copies
 

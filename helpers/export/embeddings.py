@@ -1,29 +1,193 @@
-"""The answer: `out/embeddings/` (two tables of vectors, their papers, a manifest), and opening it, trained here or elsewhere."""
+"""The answer: `out/embeddings/` and its other forms, each openable by the usual client of its kind, written and opened again."""
 
 import contextlib
 import dataclasses
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import torch
 
 from helpers import __version__
-from helpers.artefacts import MANIFEST, map_array, new_array, read_manifest, sentences_for_disk_errors, sha256
+from helpers.artefacts import finished, map_array, new_array, new_folder, open_npy, read_manifest, sentences_for_disk_errors, write_manifest
 from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.environment import commit
-from helpers.errors import ArtefactError
+from helpers.errors import ArtefactError, ConfigError
 from helpers.export.drive import open_finished
-from helpers.export.formats import dequantised, write_form
 from helpers.models.smoothing import smooth_trained
 from helpers.neighbors.evaluate import evaluate
-from helpers.neighbors.search import Search
+from helpers.neighbors.search import Search, answerable, nearest
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import Float32Rows, ReadThrough
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
+CHUNK_ROWS = 1 << 16
+SHARD_BYTES = 900_000_000  # of a parquet file, uncompressed: Drive and browsers are happier below 1 GB
+PROJECTOR_POINTS = 10_000  # the Embedding Projector takes 100,000 at most and is slow long before
+RECALL_QUERIES = 500
+
+
+def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
+    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError for values that float16 cannot hold, either
+    for first in range(0, len(table), CHUNK_ROWS):
+        rows = np.asarray(table[first : first + CHUNK_ROWS], np.float32)
+        if not (np.abs(rows) <= 65_504).all():
+            found = f"Rows {first:,} to {first + len(rows):,} hold values that are not numbers or beyond 65,504"
+            raise ArtefactError(f"{found}; train again with a lower rate.")
+        yield rows
+
+
+def _as_float16(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float16)
+
+
+def quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, D) as (int8 (n, D), scales float32 (n,)): rows are about int8 * scale, the largest value of a row exactly so."""
+    scales = np.abs(rows).max(axis=1) / 127  # int8 values of a row go from -127 to 127
+    return np.rint(rows / np.maximum(scales, 1e-30)[:, None]).astype(np.int8), scales
+
+
+def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The float32 (n, D) rows that `quantised` kept."""
+    return torch.from_numpy(np.array(values)).float().mul_(torch.from_numpy(np.array(scales))[:, None]).numpy()  # by all cores
+
+
+def _write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table, convert: Callable = _as_float16) -> None:
+    # `NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32
+    with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
+        for rows in _chunks(table):
+            file.write(np.ascontiguousarray(convert(rows)).data)
+
+
+def _write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+    # `NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)
+    scales = []
+    with open_npy(folder / f"{name}_int8.npy", np.int8, *table.shape) as file:
+        for rows in _chunks(table):
+            values, of_rows = quantised(rows)
+            file.write(values.data)
+            scales.append(of_rows)
+    np.save(folder / f"{name}_scales.npy", np.concatenate(scales))
+
+
+def _write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+    # `NAME-00000-of-0000n.parquet`: row, paper_id, title, year and `vector` as fixed_size_list<float16>(D)
+    N, D = table.shape
+    rows_a_shard = max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS)
+    firsts = range(0, N, rows_a_shard)
+    papers = papers.select(["row", "paper_id", "title", "year"])
+    schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
+    for shard, first in enumerate(firsts):
+        with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{len(firsts):05d}.parquet", schema) as writer:
+            for start, rows in zip(range(first, N, CHUNK_ROWS), _chunks(table[first : first + rows_a_shard]), strict=False):
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(_as_float16(rows).ravel()), D)
+                writer.write_table(papers.slice(start, len(rows)).append_column("vector", vectors))
+
+
+def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
+    # `embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)
+    header, end = {}, 0
+    for name, table in tables.items():
+        first, end = end, end + 2 * table.shape[0] * table.shape[1]
+        header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [first, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(folder / "embeddings.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for table in tables.values():
+            for rows in _chunks(table):
+                file.write(_as_float16(rows).data)
+
+
+def _write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+    # `NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`
+    with open(folder / f"{name}.bin", "wb") as file:
+        file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
+        for place, rows in enumerate(_chunks(table)):
+            keys = papers["paper_id"].slice(place * CHUNK_ROWS, len(rows)).to_pylist()
+            file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
+
+
+def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> int:
+    # `vectors.tsv` (of targets) and `metadata.tsv` for projector.tensorflow.org; returns how many rows they have
+    rows = np.flatnonzero(answerable(papers))[:PROJECTOR_POINTS]  # the most cited papers that can be shown
+    np.savetxt(folder / "vectors.tsv", np.asarray(tables["target"][rows], np.float32), fmt="%.5f", delimiter="\t")
+    shown = papers.select(["title", "year", "degree", "paper_id"]).take(rows).to_pylist()
+    lines = ["\t".join(" ".join(str("" if value is None else value).split()) for value in paper.values()) for paper in shown]
+    # a header, because there is more than one column
+    (folder / "metadata.tsv").write_text("\n".join(["title\tyear\tcitations\tpaper_id", *lines, ""]), encoding="utf-8")
+    return len(rows)
+
+
+class _Form(NamedTuple):
+    # One form: how to write it, how large it will be, and what reading it back gives
+
+    # (folder, {"target": (N, D), "context": (N, D)}, papers) -> how many rows were written, None for all
+    write: Callable[[Path, dict[str, np.ndarray], pa.Table], int | None]
+    bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
+    read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
+
+
+def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
+    """Write `folder`, unless it holds them: tables in a form, papers.parquet (not the projector's), and a manifest; ArtefactError."""
+    # facts: for the manifest, beside form and shape
+    if finished(folder, {**facts, "form": form}):
+        print(f"{folder} holds these vectors already: it stays as it is.", flush=True)
+        return
+    with new_folder(folder) as new:
+        rows = FORMS[form].write(new, tables, papers) or len(papers)
+        if form != "projector":
+            pa.parquet.write_table(papers, new / "papers.parquet")
+        write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
+
+
+def _each(write_one: Callable) -> Callable:
+    def write(folder, tables, papers):
+        for name, table in tables.items():
+            write_one(folder, name, table, papers)
+
+    return write
+
+
+FORMS: dict[str, _Form] = {
+    "npy_float16": _Form(_each(_write_npy), lambda N, D: 4 * N * D, _as_float16),
+    "npy_float32": _Form(_each(lambda *one: _write_npy(*one, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
+    "int8": _Form(_each(_write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
+    "parquet": _Form(_each(_write_parquet), lambda N, D: 2 * N * (2 * D + 60), _as_float16),
+    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, _as_float16),
+    "word2vec": _Form(_each(_write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
+    "projector": _Form(_write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
+}
+
+
+def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None = None) -> dict[str, float]:
+    """The share of the 10 nearest rows (cosine) of RECALL_QUERIES random papers that each form keeps; table: (N, D); shown: bool (N,)."""
+    # shown: the papers asked for and about, None for all
+    possible = np.arange(len(table)) if shown is None else np.flatnonzero(shown)
+    queries = np.sort(np.random.default_rng(0).permutation(possible)[:RECALL_QUERIES])
+    k = min(10, len(possible) - 1)
+    if k < 1:
+        return dict.fromkeys(forms, 1.0)
+    exact, _ = nearest(table, queries, k, shown)
+
+    def recall(form: str) -> float:
+        found, _ = nearest(ReadThrough(lambda rows: FORMS[form].read_back(rows.astype(np.float32)), table), queries, k, shown)
+        return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(exact, found, strict=True)]))
+
+    return {form: recall(form) for form in forms}
+
+
+def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
+    """Bytes that each form of two N x D tables will take, about (the projector's: of its points); raises ConfigError for other forms."""
+    if isinstance(forms, str) or not forms or not set(forms) <= set(FORMS):
+        raise ConfigError(f"FORMS = {forms!r} must be a list of at least one form; choose among {', '.join(FORMS)}.")
+    return {form: FORMS[form].bytes(N, D) for form in forms}
 
 
 def with_rows(papers: pa.Table) -> pa.Table:
@@ -104,7 +268,7 @@ def open_answer(config: Config, place: str = "") -> Answer:
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
     settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
     settings["extends"] = Path(settings.get("extends", "")).name
-    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": sha256(trained.path / MANIFEST)}
+    facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": read_manifest(trained.path, NOTEBOOK)["sha256"]}
     facts |= {"reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)

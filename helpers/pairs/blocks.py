@@ -5,7 +5,6 @@ import numpy as np
 from helpers.errors import ArtefactError
 
 ORDER, LOSS, PAIRS, GROUPS, BUCKETS, SHUFFLE = range(1, 7)  # what random numbers are for: streams of their own (0: training)
-PART_RUN = 1 << 8  # neighbouring papers that go to the same part: each part has its share of the most cited, and is read in pieces
 
 
 def check_csr(indptr: np.ndarray, contexts: np.ndarray) -> None:
@@ -34,7 +33,6 @@ class PairSource:
     # A source has papers (N), seed, pairs (of an epoch, at most), blocks (of an epoch), most_pairs (of a block), settings (what pairs these
     # are) and `_fill_block`, which is given buffers of most_pairs.
     files: dict[str, str] = {}  # noqa: RUF012  (sha256 by name of what it reads beside `out/pairs/`)
-    parts = 1  # that the contexts come in, one after the other
     _epoch: int | None = None  # whose order is kept
 
     def generator(self, epoch: int, block: int = 0, purpose: int = 0) -> np.random.Generator:
@@ -61,29 +59,21 @@ class PairSource:
         return targets[firsts], order, np.append(firsts, len(targets)), contexts
 
 
-def part_rows(N: int, parts: int, part: int) -> np.ndarray:
-    """The papers of a part, int32, in the order that a block's contexts number them in: runs of PART_RUN go to the parts in turn."""
-    papers = np.arange(N, dtype=np.int32)
-    return papers[papers // PART_RUN % parts == part]
-
-
 class PairBlocks(PairSource):
     """The pairs of a CSR by target (indptr int64 (N+1,), contexts int32 (P,)), each target's at once, in a seeded order, once an epoch."""
 
     # It is runs of neighbouring targets that are in random order. block_pairs: about how many pairs a block holds: a target is never split,
-    # so a block may be larger or, after a larger one, empty. With parts > 1 an epoch goes through all targets once for each part of the
-    # contexts, of which one at a time is then in memory (PyTorch-BigGraph: Lerer et al. 2019).
+    # so a block may be larger or, after a larger one, empty.
     settings = {"pairs_from": "citations"}  # noqa: RUF012
 
-    def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int, parts: int = 1):
-        self.indptr, self.contexts, self.seed, self.parts = np.asarray(indptr), contexts, seed, parts
+    def __init__(self, indptr: np.ndarray, contexts: np.ndarray, seed: int, block_pairs: int):
+        self.indptr, self.contexts, self.seed = np.asarray(indptr), contexts, seed
         self.papers, self.pairs = len(indptr) - 1, len(contexts)
-        self.cuts = max(1, round(self.pairs / parts / block_pairs))  # blocks a part
-        self.blocks = parts * self.cuts
-        self.most_pairs = -(-self.pairs // self.cuts) + int(np.diff(self.indptr).max(initial=0))  # an even share, and one target more
+        self.blocks = max(1, round(self.pairs / block_pairs))
+        self.most_pairs = -(-self.pairs // self.blocks) + int(np.diff(self.indptr).max(initial=0))  # an even share, and one target more
 
     def targets(self, epoch: int, block: int) -> np.ndarray:
-        """The different targets of one block, int32, in this epoch's order; each has all its contexts (of the part) there."""
+        """The different targets of one block, int32, in this epoch's order; each has all its contexts there."""
         if epoch != self._epoch:
             degree = np.diff(self.indptr).astype(np.int32)
             trained = np.flatnonzero(degree).astype(np.int32)
@@ -92,24 +82,12 @@ class PairBlocks(PairSource):
             order = (runs[:, None] * np.int32(run) + np.arange(run, dtype=np.int32)).ravel()
             self._epoch, self._order = epoch, trained[order[order < len(trained)]]
             done = np.cumsum(degree[self._order], dtype=np.int64)
-            self._bounds = np.append(np.searchsorted(done, np.arange(self.cuts) * self.pairs // self.cuts, side="right"), len(done))
-        cut = block % self.cuts
-        return self._order[self._bounds[cut] : self._bounds[cut + 1]]
-
-    def part(self, epoch: int, block: int) -> int:
-        """The part of the contexts that a block trains; every other epoch takes them backwards, from the one that is held already."""
-        return block // self.cuts if epoch % 2 == 0 else self.parts - 1 - block // self.cuts
+            self._bounds = np.append(np.searchsorted(done, np.arange(self.blocks) * self.pairs // self.blocks, side="right"), len(done))
+        return self._order[self._bounds[block] : self._bounds[block + 1]]
 
     def by_target(self, epoch: int, block: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]:
-        """One block to train on: runs of this CSR itself or, with parts, a copy of its pairs, the contexts numbered as in their part."""
-        targets = self.targets(epoch, block)
-        if self.parts == 1:
-            return None, targets, self.indptr, self.contexts
-        contexts = self.block(epoch, block)[1]
-        kept = contexts // PART_RUN % self.parts == self.part(epoch, block)
-        ends, contexts = np.cumsum(self.indptr[targets + 1] - self.indptr[targets]), contexts[kept]
-        indptr = np.append(0, np.cumsum(kept))[np.append(0, ends)]
-        return targets, np.arange(len(targets), dtype=np.int32), indptr, contexts // PART_RUN // self.parts * PART_RUN + contexts % PART_RUN
+        """One block to train on: runs of this CSR itself."""
+        return None, self.targets(epoch, block), self.indptr, self.contexts
 
     def _fill_block(self, epoch, block, targets, contexts):
         of_block = self.targets(epoch, block)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from helpers.artefacts import new_folder, read_manifest, write_manifest
 from helpers.config import Config
-from helpers.errors import ArtefactError, ConfigError
+from helpers.errors import ArtefactError
 from helpers.memory import preflight
-from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, PART_RUN, SHUFFLE, PairBlocks, PairSource, joined, split
+from helpers.pairs.blocks import BUCKETS, ORDER, PAIRS, SHUFFLE, PairBlocks, PairSource, joined, split
 from helpers.pairs.walks import WalkPairs
 from helpers.progress import progress
 
@@ -109,13 +109,9 @@ class ShardPairs(PairSource):
 
 
 def pair_source(config: Config, indptr: np.ndarray, contexts: np.ndarray, made_of: dict | None = None) -> PairSource:
-    """The source that config.pairs_from names, of this CSR or of shards in `out/pair_shards/`; ConfigError where it has not these parts."""
-    if (parts := config.context_parts) > 1 and (config.pairs_from != "citations" or len(indptr) <= parts * PART_RUN):
-        most = f"{len(indptr) - 1:,} papers can be in {max(1, (len(indptr) - 2) // PART_RUN)} parts at most"
-        reason = most if config.pairs_from == "citations" else f"pairs from {config.pairs_from} cannot be in parts"
-        raise ConfigError(f"context_parts = {parts} cannot work: {reason}.")
+    """The source that config.pairs_from names, of this CSR or of shards in `out/pair_shards/`."""
     if config.pairs_from == "shards":
         return ShardPairs(config.folder("pair_shards"), len(indptr) - 1, config.seed, made_of)
     given = indptr, contexts, config.seed, config.block_pairs
     walks = config.walk_length, config.window, config.walks_per_paper
-    return WalkPairs(*given, *walks) if config.pairs_from == "walks" else PairBlocks(*given, parts)
+    return WalkPairs(*given, *walks) if config.pairs_from == "walks" else PairBlocks(*given)

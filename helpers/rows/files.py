@@ -24,8 +24,8 @@ def pieces(N: int, most: int = PIECE) -> list[slice]:
 def empty_table(config: Config, name: str, N: int) -> np.ndarray:
     """A new table (N, D) of config.row_type, in RAM or, with config.tables_on_disk, memory-mapped in `out/tables/`."""
     shape, dtype = (N, config.dimensions), ROW_TYPES[config.row_type]
-    # every pair draws contexts from everywhere: they are on the disk only where parts of them, or the hottest, are elsewhere
-    if not config.tables_on_disk or (name == "context" and config.context_parts == 1 and not config.contexts_on_disk):
+    # every pair draws contexts from everywhere: they are on the disk only where the hottest are elsewhere
+    if not config.tables_on_disk or (name == "context" and not config.contexts_on_disk):
         return aligned_empty(shape, dtype)
     with sentences_for_disk_errors(config.folder("tables")):
         config.folder("tables").mkdir(parents=True, exist_ok=True)

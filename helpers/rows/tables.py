@@ -1,12 +1,10 @@
-"""Tables whose rows are in several places: the hottest in device memory, others visiting batch by batch; or a part in memory."""
+"""Tables whose rows are in several places: the hottest in device memory, others visiting batch by batch."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
 import torch
 
-from helpers.pairs.blocks import part_rows
 from helpers.prefetch import read_ahead
 from helpers.rows import optimizers
 from helpers.rows.bfloat16 import as_stored, round_stochastically
@@ -151,35 +149,3 @@ def _train_fused(rows: torch.Tensor, gradient: torch.Tensor, sums: torch.Tensor 
     if U:
         how = adagrad, rows.dtype == torch.bfloat16, 1 << (D - 1).bit_length()
         gpu_kernels.update[(U,)](stored, gradient, sums if adagrad else gradient, learning_rate, seed, D, *how)
-
-
-class HeldPart:
-    """The part in memory of a table on a disk: stored (N, D), memory-mapped, and its sums float32 (N,), or (0,) where it has none."""
-
-    def __init__(self, stored: np.ndarray, sums: np.ndarray, parts: int):
-        self._stored, self._sums, self._parts, self.part = stored, sums, parts, None
-
-    def hold(self, part: int) -> None:
-        """Make another part's ids (n,), rows (n, D) and sums (n,) or (0,) those to train in place; those held go back to the file first."""
-        self.flush()
-        self.part, self.rows, self.ids = part, None, part_rows(len(self._stored), self._parts, part)
-        read_ahead(self._stored, self.ids)
-        self.rows = self._stored[self.ids]
-        self.sums = self._sums[self.ids] if len(self._sums) else self._sums
-
-    def flush(self) -> None:
-        """Write the rows that are held to the file, where the whole table then is as it is now."""
-        if self.part is not None:
-            read_ahead(self._stored, self.ids)
-            self._stored[self.ids] = self.rows
-            if len(self._sums):
-                self._sums[self.ids] = self.sums
-
-    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
-        """The rows of `ids` (int64, any shape) as they are now, held or not."""
-        rows = self._stored[ids]
-        if self.part is not None:
-            place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-            held = self.ids[place] == ids
-            rows[held] = self.rows[place[held]]
-        return rows

@@ -19,7 +19,6 @@ from helpers.prefetch import read_ahead
 from helpers.rows.bfloat16 import as_stored, as_tensor
 from helpers.rows.files import empty_table
 from helpers.rows.optimizers import new_state
-from helpers.rows.tables import HeldPart
 
 SHARES = 16  # parts of a block that threads take in turn; what a part holds does not depend on how many threads there are
 LOSS_PAIRS = 2048  # the loss is measured on so many training pairs, always the same
@@ -77,24 +76,10 @@ class KernelEngine(Engine):
         self._rooms = [None] * self.threads
         self._stored = as_stored(self.target), as_stored(self.context)
         self._sums = [self.state[f"{table}_sums"].numpy() if self.state else np.empty(0, np.float32) for table in TABLES]
-        self._held = None  # the part of the contexts that is in memory, where they are trained in parts
-        if self.blocks.parts > 1:
-            self._held, self._degree = HeldPart(self._stored[1], self._sums[1], self.blocks.parts), np.diff(indptr)
-            self.tables = (self._held,)
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D); table: target or context."""
-        rows = as_tensor(self._held[ids.numpy()]) if self._held and table == "context" else getattr(self, table)[ids]
-        return rows.float()
-
-    def _contexts(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # (rows, sums, noise) of the contexts that a block is trained on, and draws its negatives from: all, or those of its part
-        if not self._held:
-            return self._stored[1], self._sums[1], self.noise
-        if (part := self.blocks.part(epoch, block)) != self._held.part:
-            self._held.hold(part)
-            self._part_noise = noise.alias_table(self._degree[self._held.ids], self.config.noise_power)
-        return self._held.rows, self._held.sums, self._part_noise
+        return getattr(self, table)[ids].float()
 
     def train_block(self, epoch: int, block: int, learning_rate: float, progress=lambda pairs: None) -> int:
         """Train the block's pairs once; returns how many they are. progress: called with the number of pairs when some are done."""
@@ -103,7 +88,6 @@ class KernelEngine(Engine):
             read_ahead(self._stored[0], np.sort(targets if papers is None else papers))
         done = np.cumsum(indptr[targets + 1] - indptr[targets])
         pairs = int(done[-1]) if len(done) else 0
-        context, context_sums, noise_table = self._contexts(epoch, block)
         bounds = [0, *np.searchsorted(done, np.arange(1, SHARES) * pairs // SHARES, side="right").tolist(), len(targets)]
         generator, rate = self.blocks.generator(epoch, block), np.float32(learning_rate)
         keys = generator.integers(0, 2**64, SHARES, dtype=np.uint64)
@@ -115,10 +99,10 @@ class KernelEngine(Engine):
             room, K, adagrad = self._rooms.pop(), self.config.negatives, self.config.optimizer == "rowwise_adagrad"
             if room is None or len(room[0]) < size:
                 room = kernels.room(size + size // 4, K)
-            steps = kernels.lay_out(own, indptr, contexts, K, noise_table, keys[share], *room)
+            steps = kernels.lay_out(own, indptr, contexts, K, self.noise, keys[share], *room)
             if papers is not None:
                 np.take(papers, room[0][:steps], out=room[0][:steps], mode="clip")
-            kernels.train_steps(steps, *room, K, self._stored[0], context, self._sums[0], context_sums, adagrad, rate, words)
+            kernels.train_steps(steps, *room, K, *self._stored, *self._sums, adagrad, rate, words)
             self._rooms.append(room)
 
         with ThreadPoolExecutor(self.threads) as pool:

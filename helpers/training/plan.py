@@ -1,49 +1,36 @@
 """The plan of a training, told before anything is allocated: where the tables go, and how long it takes by a probe of this machine."""
 
 import dataclasses
-import functools
 import math
-import os
-import tempfile
 import time
-import timeit
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from helpers.artefacts import sentences_for_disk_errors, sha256
 from helpers.config import Config
-from helpers.errors import ConfigError
-from helpers.memory import START_COLUMNS, Rates, Training, available_ram
-from helpers.models.smoothing import THREADS, choose_warm_start, smoothing_step
-from helpers.pairs.blocks import PART_RUN, PairBlocks, part_rows
+from helpers.memory import Training, available_ram
+from helpers.models.smoothing import choose_warm_start
+from helpers.pairs.blocks import PairBlocks
 from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
-from helpers.rows.bfloat16 import ROW_TYPES, as_stored
+from helpers.rows.bfloat16 import ROW_TYPES
 from helpers.rows.optimizers import STOCK
 from helpers.training.engines import KernelEngine, SampleLoss
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
+RUN = 1 << 8  # neighbouring papers that are probed together
 MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
-PROBE_SECONDS, PROBE_BYTES, PROBE_PAIRS = 3.0, 1 << 28, 20_000_000
+PROBE_SECONDS = 3.0
 
 
 def choose_engine(config: Config) -> tuple[type, str]:
-    """The engine and why: TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
-    stock = config.optimizer in STOCK
-    if config.engine == "kernel":
-        return KernelEngine, "numba kernels on CPU cores, as asked for"
-    on_gpu = pick_device(config).type == "cuda"
-    if not (on_gpu or stock or config.engine == "torch"):
-        return KernelEngine, "numba kernels on CPU cores, as there is no GPU in use"
-    if config.context_parts > 1:
-        raise ConfigError(f"context_parts = {config.context_parts} is trained by kernels alone: choose engine 'kernel'.")
-    why = "as asked for" if config.engine == "torch" else "which only torch has the optimiser for" if stock else "as there is one"
-    return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}, {why}"
+    """(Engine, where it works): TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
+    on_gpu = config.engine != "kernel" and pick_device(config).type == "cuda"
+    if config.engine == "kernel" or not (on_gpu or config.optimizer in STOCK or config.engine == "torch"):
+        return KernelEngine, "numba kernels on CPU cores"
+    return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}"
 
 
 def training_of(config: Config, pairs: Pairs) -> Training:
@@ -53,7 +40,7 @@ def training_of(config: Config, pairs: Pairs) -> Training:
     P = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint).pairs
     gpu = gpu_room(config, pairs.papers, P) if choose_engine(config)[0] is TorchEngine else 0
     how = ROW_TYPES[config.row_type].itemsize, config.epochs, steps, state_bytes(config), gpu
-    return Training(pairs.papers, P, config.dimensions, *how, config.context_parts, config.tables_on_disk)
+    return Training(pairs.papers, P, config.dimensions, *how, config.tables_on_disk)
 
 
 def placed(config: Config, pairs: Pairs) -> Config:
@@ -67,31 +54,25 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     indptr, contexts = pairs.indptr, pairs.contexts
     fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
     thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
-    thin = min(thin, (pairs.papers - 1) // PART_RUN + 1)
-    papers = part_rows(len(indptr) - 1, thin, thin // 2)  # the first part has the hubs
-    ends = np.minimum(papers[::PART_RUN] + PART_RUN, len(indptr) - 1)
-    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(papers[::PART_RUN], ends, strict=True)])
-    counts = indptr[papers + 1] - indptr[papers]
-    return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(papers) // (len(indptr) - 1)).astype(np.int32)
+    firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
+    lasts = np.minimum(firsts + RUN, pairs.papers)
+    counts = np.concatenate([np.diff(indptr[first : last + 1]) for first, last in zip(firsts, lasts, strict=True)])
+    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(firsts, lasts, strict=True)])
+    return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
 
 
-def probe(config: Config, pairs: Pairs) -> Rates:
-    """How fast this machine trains, by ten seconds on a thinned graph and throw-away tables; ArtefactError if `out` cannot be written."""
-    trained = trained_a_second(config, *thinned(pairs, config.dimensions))
-    return Rates(trained, _smoothed_a_second(config, pairs), _written_a_second(Path(config.out)))
-
-
-def _table(config: Config, N: int, D: int) -> torch.Tensor:
-    # A throw-away table; its values do not matter
-    return torch.full((N, D), 0.01, dtype=getattr(torch, config.row_type))
+def probe(config: Config, pairs: Pairs) -> float:
+    """How many pairs this machine trains a second, by ten seconds on a thinned graph and throw-away tables."""
+    return trained_a_second(config, *thinned(pairs, config.dimensions))
 
 
 def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, with_loss: bool = True) -> float:
     """Pairs a second, the loss after each block counted in or not, on throw-away tables in memory, measured for PROBE_SECONDS at most."""
     Engine, noise = choose_engine(config)[0], alias_table(np.maximum(np.diff(indptr), 1), config.noise_power)
     few = {"block_pairs": 8 * config.batch_pairs} if Engine is TorchEngine else {}
-    trial = dataclasses.replace(config, tables_on_disk=False, context_parts=1, pairs_from="citations", extends="", **few)
-    engine = Engine(trial, indptr, contexts, noise, *(_table(config, len(indptr) - 1, config.dimensions) for _ in range(2)))
+    trial = dataclasses.replace(config, tables_on_disk=False, pairs_from="citations", extends="", **few)
+    tables = (torch.full((len(indptr) - 1, config.dimensions), 0.01, dtype=getattr(torch, config.row_type)) for _ in range(2))
+    engine = Engine(trial, indptr, contexts, noise, *tables)
     loss = SampleLoss(PairBlocks(indptr, contexts, 0, trial.block_pairs), noise, trial.negatives)
     engine.train_block(0, 0, 1e-9)  # compiles
     trained, blocks, start = 0, 0, time.perf_counter()
@@ -100,26 +81,3 @@ def trained_a_second(config: Config, indptr: np.ndarray, contexts: np.ndarray, w
         trained += engine.train_block(*divmod(blocks, engine.blocks.blocks), 1e-9)
         with_loss and loss(engine)
     return trained / (time.perf_counter() - start)
-
-
-def _smoothed_a_second(config: Config, pairs: Pairs) -> float:
-    # a step over some pairs from the middle of the graph, on rows as many and as long as they will be
-    P, share, D = len(pairs.contexts), min(len(pairs.contexts) // (THREADS + 1), PROBE_PAIRS // THREADS), START_COLUMNS
-    rows, out = as_stored(_table(config, pairs.papers, D)), np.zeros((pairs.papers, D), ROW_TYPES[config.row_type])
-    fixed = np.ones(pairs.papers, np.float32), rows, out, out, np.float32(1), np.full(D, 1 << 15, np.uint32)
-    bounds = np.searchsorted(pairs.indptr, P // (THREADS + 2) + share * np.arange(THREADS + 1))
-    step = functools.partial(smoothing_step, pairs.indptr, pairs.contexts, *fixed)
-    step(0, 0)  # compiles
-    with ThreadPoolExecutor(THREADS) as pool:
-        seconds = timeit.timeit(lambda: list(pool.map(step, bounds[:-1], bounds[1:])), number=1)
-    return D * float(pairs.indptr[bounds[-1]] - pairs.indptr[bounds[0]]) / seconds
-
-
-def _written_a_second(folder: Path) -> float:
-    # a checkpoint is written, flushed and hashed
-    with sentences_for_disk_errors(folder), tempfile.NamedTemporaryFile(dir=folder) as file:
-        start = time.perf_counter()
-        file.write(bytes(PROBE_BYTES))
-        os.fsync(file.fileno())
-        sha256(file.name)
-        return PROBE_BYTES / (time.perf_counter() - start)

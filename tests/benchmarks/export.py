@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.artefacts import open_npy
-from helpers.export.formats import FORMS
+from helpers.export.embeddings import FORMS
 
 ROWS, D, CHUNK = 14_886_544, 188, 1 << 17
 

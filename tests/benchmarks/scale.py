@@ -116,10 +116,10 @@ def trained(folder: Path, **settings) -> dict[str, float]:
     config = config_of(folder, **settings)
     pairs = Pairs(config)
     plan, start = training_of(config, pairs).placed(available_ram()), time.perf_counter()
-    rates = probe(config, pairs)
-    told = training_needs(plan, rates)
+    rate = probe(config, pairs)
+    told = training_needs(plan, rate)
     print(f"{folder.name}: {pairs.papers:,} papers x {config.dimensions}, {config.row_type}; probe {time.perf_counter() - start:.0f} s")
-    for line in plan_table(plan, rates):
+    for line in plan_table(plan, rate):
         print("  " + " | ".join(line))
     with Resident() as resident:
         start, cpu = time.perf_counter(), time.process_time()

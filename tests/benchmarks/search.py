@@ -14,7 +14,7 @@ import torch
 
 from helpers.artefacts import new_array
 from helpers.config import ROOT
-from helpers.export.formats import dequantised, quantised
+from helpers.export.embeddings import dequantised, quantised
 from helpers.neighbors.search import find_papers, top_k
 from helpers.rows.bfloat16 import ReadThrough
 from helpers.rows.files import pieces

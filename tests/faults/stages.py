@@ -12,8 +12,7 @@ import numpy as np
 from helpers.artefacts import sha256
 from helpers.config import Config
 from helpers.corpus.build import build_corpus
-from helpers.export.embeddings import open_answer, with_rows
-from helpers.export.formats import FORMS, export_forms
+from helpers.export.embeddings import FORMS, open_answer, with_rows, write_form
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training.loop import train
 from tests.faults.nursery import Child, Start
@@ -39,7 +38,8 @@ def export(config: Config) -> None:
     """What notebook 06 leaves behind."""
     answer = open_answer(config)
     tables = {"target": answer.target, "context": answer.context}
-    export_forms(config.folder("exports"), list(FORMS), tables, with_rows(answer.papers), answer.facts)
+    for form in FORMS:
+        write_form(config.folder("exports") / form, form, tables, with_rows(answer.papers), answer.facts)
 
 
 STAGES = {"corpus": build_corpus, "pairs": build_pairs, "embeddings": evaluation, "exports": export}  # by the folder that they make

@@ -4,7 +4,7 @@ FOLDER/ledger.txt gets one line an event, first the process's number LIFE: `star
 -), `block EPOCH BLOCK` (trained), `save PLACE` (the rows of a checkpoint begin to be written in a temporary folder), `wrote PLACE HASH`
 (its manifest is there), `end`. What the trainer itself says of its position is not asked.
 WRONG breaks resuming on purpose, to see that the harness tells: `skip` a block, `double` one, or load a shard `unverified`; or it is where
-the tables are: `on_disk` (targets in a file) or `in_parts` (contexts, too).
+the tables are: `on_disk` (targets in a file).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from tests.planted import planted
 
 PAPERS, EPOCHS, BLOCK_PAIRS = 4000, 20, 4500
 CHECKPOINT_SECONDS = 0.08
-PLACES = {"on_disk": dict(tables_on_disk=True), "in_parts": dict(context_parts=2)}
+PLACES = {"on_disk": dict(tables_on_disk=True)}
 PIECE, PAUSE = 1 << 14, 0.002  # bytes that a copy writes at a time, seconds it waits then: a slow Drive
 
 
@@ -54,7 +54,7 @@ def read_graph(folder: Path) -> SimpleNamespace:
 def blocks_an_epoch(folder: Path, wrong: str = "") -> int:
     """How many blocks an epoch of that graph has."""
     config = settings(folder, **PLACES.get(wrong, {}))
-    return config.context_parts * max(1, round(len(read_graph(folder).contexts) / config.context_parts / config.block_pairs))
+    return max(1, round(len(read_graph(folder).contexts) / config.block_pairs))
 
 
 def keep_slowly(elsewhere: Path):
