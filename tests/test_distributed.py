@@ -3,44 +3,39 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 
-from helpers.artefacts import read_manifest
 from helpers.config import ROOT, Config
 from helpers.corpus.build import build_corpus
 from helpers.errors import ConfigError
-from helpers.memory import TABLES
-from helpers.models.sgns import PlainSGNS
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.rows.files import RowFiles
-from helpers.rows.optimizers import FIRST_SUM, update
 from helpers.training import distributed
 from helpers.training.checkpoint import trained_checkpoint
 from helpers.training.engines import new_tables
-from helpers.training.loop import rate_of
+from tests import ranks as real
+from tests.ranks import MODULE, free_port, largest_difference, tables
 
 D, BATCH = 8, 60
 SETTINGS = ("--preset", "cs", "--dimensions", str(D), "--batch-pairs", str(BATCH), "--shared-negatives", "12")
-MODULE = "helpers.training.distributed"
-try:
-    distributed._torchrec()
-    MISSING = None
-except ConfigError as missing:
-    MISSING = str(missing)
-needs_torchrec = pytest.mark.skipif(MISSING is not None, reason=f"sharded tables: {MISSING}")
+MISSING = real.missing()
+needs_torchrec = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 WAY = ("--replicas",) if MISSING else ()
+
+
+def trained(run: Path, ranks: int, *arguments: str) -> list[np.ndarray]:
+    return real.trained(run, ranks, *SETTINGS, *arguments)
+
+
+def by_one_process(run: Path, ranks: int, epochs: int) -> tuple[list[np.ndarray], int]:
+    return real.by_one_process(config_of(run, epochs), ranks)
 
 
 @pytest.fixture(scope="module")
@@ -67,69 +62,9 @@ def replicas(finished, tmp_path_factory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def start(rank: int, ranks: int, port: int, run: Path, *arguments: str) -> subprocess.Popen:
-    """One rank, started as torchrun does."""
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    environment = os.environ | where | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", MODULE, "--out", str(run), *SETTINGS, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def trained(run: Path, ranks: int, *arguments: str) -> list[np.ndarray]:
-    """Both tables and their sums after so many ranks have trained."""
-    port = free_port()
-    started = [start(rank, ranks, port, run, *arguments) for rank in range(ranks)]
-    told = [process.communicate(timeout=240) for process in started]
-    assert [process.returncode for process in started] == [0] * ranks, told
-    return tables(run)
-
-
-def tables(run: Path) -> list[np.ndarray]:
-    path = max((run / "distributed" / "checkpoints").iterdir())
-    read_manifest(path, "", verify=True)
-    return [RowFiles(path, name)[:] for name in (*TABLES, "target_sums", "context_sums")]
-
-
 def config_of(run: Path, epochs: int) -> Config:
     settings = {"dimensions": D, "batch_pairs": BATCH, "shared_negatives": 12, "epochs": epochs, "row_type": "float32"}
     return Config.of_preset("cs", out=run, **settings)
-
-
-def by_one_process(run: Path, ranks: int, epochs: int) -> tuple[list[np.ndarray], int]:
-    """What the plain model makes of the same joint batches (both tables and their sums), and the number of steps."""
-    config = config_of(run, epochs)
-    pairs, steps = Pairs(config), 0
-    config = dataclasses.replace(config, block_pairs=len(pairs.contexts) // distributed.LEAST_BLOCKS)
-    model = PlainSGNS(*new_tables(config, pairs.indptr, pairs.contexts))
-    sums = [torch.full((pairs.papers,), FIRST_SUM) for _ in TABLES]
-    source = distributed.pair_source(config, pairs.indptr, pairs.contexts)
-    done, S = 0, config.shared_negatives
-    for epoch in range(epochs):
-        for first in range(0, source.blocks, ranks):
-            rate, size = rate_of(config, done, epochs * source.pairs), BATCH // ranks
-            parts = [distributed.batches(source, pairs.noise, config, epoch, first + rank, size) for rank in range(ranks)]
-            for step in range(max(map(len, parts))):
-                model.zero_grad()
-                for targets, contexts, negatives in (part[step] for part in parts if step < len(part)):
-                    model(targets, contexts, negatives.expand(len(targets), S), config.negatives / S).backward()
-                    done += len(targets)
-                with torch.no_grad():
-                    for i, table in enumerate((model.target.weight, model.context.weight)):
-                        update("rowwise_adagrad", table, table.grad, {"sums": sums[i]}, rate)
-                steps += 1
-    assert done == epochs * source.pairs
-    return [part.detach().numpy() for part in (model.target.weight, model.context.weight, *sums)], steps
-
-
-def largest_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    assert [part.shape for part in found] == [part.shape for part in expected]
-    return max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
 
 
 def opens_as_any_run(run: Path) -> None:
@@ -184,12 +119,10 @@ def test_replicas_that_train_alone_stay_near_joint_steps(run_folder):
 def test_a_killed_rank_brings_the_group_back_from_its_last_checkpoint(run_folder, tmp_path):
     """By torchrun --max-restarts: to the tables of a run that nothing broke."""
     arguments = ["--epochs", "6", "--checkpoint-minutes", "0", *WAY]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.1"]
-    command += ["--master-port", str(free_port()), "-m", MODULE, "--out", str(run_folder), *SETTINGS, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = ("--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.1", "--master-port", free_port())
     with open(tmp_path / "told", "w") as told:
-        group = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=told, stderr=told)
-    until, killed = time.monotonic() + 240, None
+        group = real.launch(run_folder, *SETTINGS, *arguments, launcher=launcher, told=told)
+    until, killed = time.monotonic() + real.SECONDS, None
     while group.poll() is None and time.monotonic() < until:
         kept = list((run_folder / "distributed").glob("sharded/*/run.json"))
         ranks = [child for child in psutil.Process(group.pid).children() if MODULE in " ".join(child.cmdline())]
@@ -205,34 +138,28 @@ def test_a_killed_rank_brings_the_group_back_from_its_last_checkpoint(run_folder
 
 def test_two_nodes_on_one_machine_as_documented(run_folder):
     """Each node is a torchrun of its own; the address is the loopback's."""
-    port, nodes = str(free_port()), []
-    for node in range(2):
-        where = ["--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
-        arguments = ["-m", MODULE, "--out", str(run_folder), *SETTINGS, "--epochs", "1", *WAY]
-        command = [sys.executable, "-m", "torch.distributed.run", *where, *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        nodes.append(subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    told = [node.communicate(timeout=240) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], told
+    address = "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", free_port()
+    nodes = [("--nnodes", "2", "--node-rank", str(node), *address) for node in range(2)]
+    real.wait_for([real.launch(run_folder, *SETTINGS, "--epochs", "1", *WAY, launcher=node) for node in nodes])
     assert largest_difference(tables(run_folder), by_one_process(run_folder, 2, 1)[0]) < 1e-5
 
 
 def sentence_of(process: subprocess.Popen) -> str:
     """The one sentence that a rank ends with, exit code 2."""
-    told = process.communicate(timeout=240)[1]
+    told = process.communicate(timeout=real.SECONDS)[1]
     assert process.returncode == 2 and "Traceback" not in told, told
     (line,) = [line for line in told.splitlines() if line.startswith(MODULE)]
     return line
 
 
 def test_a_rank_that_never_comes_up(run_folder):
-    told = sentence_of(start(0, 2, free_port(), run_folder, "--replicas", "--timeout", "3"))
+    told = sentence_of(real.start(0, 2, free_port(), run_folder, *SETTINGS, "--replicas", "--timeout", "3"))
     assert "rank 0: Another rank did not come up, or was lost" in told and "within 3 s" in told
 
 
 def test_ranks_with_different_settings(run_folder):
     port = free_port()
-    started = [start(rank, 2, port, run_folder, "--replicas", "--epochs", str(1 + rank)) for rank in range(2)]
+    started = [real.start(rank, 2, port, run_folder, *SETTINGS, "--replicas", "--epochs", str(1 + rank)) for rank in range(2)]
     assert all("Rank 1 was not started as rank 0 was (epochs 1 there, 2 here)" in sentence_of(process) for process in started)
     assert not (run_folder / "distributed" / "log.csv").exists()
 
@@ -243,7 +170,7 @@ def test_a_checkpoint_of_another_training(replicas, tmp_path):
     path = max((run / "distributed").glob("sharded/*/run.json"))
     kept = json.loads(path.read_text())
     path.write_text(json.dumps(kept | {"facts": kept["facts"] | {"papers": 299}}))
-    told = sentence_of(start(0, 1, free_port(), run, "--replicas", "--epochs", "2", "--dimensions", "16"))
+    told = sentence_of(real.start(0, 1, free_port(), run, *SETTINGS, "--replicas", "--epochs", "2", "--dimensions", "16"))
     assert "is a checkpoint of another training (papers 299 there, 300 here; dimensions 8 there, 16 here)" in told
     assert largest_difference(tables(run), tables(replicas)) == 0
 

@@ -34,7 +34,7 @@ from helpers.training.loop import check_learning, log_row, rate_of, write_log
 from helpers.training.torch_engine import CHUNK, batch_size
 
 PINS = ROOT / "requirements-distributed.txt"
-LEAST_BLOCKS = 16  # an epoch: all ranks should have some of it
+LEAST_BLOCKS = 8  # an epoch: all ranks should have some of it; in small ones a target fills whole batches
 
 
 def _torchrec():
