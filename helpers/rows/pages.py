@@ -11,15 +11,12 @@ class PagedEmbedding(nn.Module):
 
     device_list: of each page the number of its device ("cpu" is one, too), or a tuple of them, on each of which a mirror of it is kept;
     None: page i is on device i mod num_devices. use_cuda: numbers are GPUs, None = where there are any; else each is memory of its own on
-    the CPU. sparse: gradients are of the rows that were read alone. `embeddings[i].weight` is page i on the first of its `page_devices[i]`,
-    `embeddings[i].copies` it on all of them. Raises ConfigError for a list of another length, or a device that does not exist.
+    the CPU. `embeddings[i].weight` is page i on the first of its `page_devices[i]`, `embeddings[i].copies` it on all of them. Raises
+    ConfigError for a list of another length, or a device that does not exist.
     """
 
-    def __init__(self, n_words, dim_word, page_size, num_devices=None, use_cuda=None, device_list=None, sparse=False):
+    def __init__(self, n_words, dim_word, page_size, num_devices=None, use_cuda=None, device_list=None):
         super().__init__()
-        if min(n_words, dim_word, page_size, 1 if num_devices is None else num_devices) < 1:
-            given = f"n_words {n_words}, dim_word {dim_word}, page_size {page_size}, num_devices {num_devices}"
-            raise ConfigError(f"A paged table needs at least one word, value, row a page and device; it was given {given}.")
         on_gpus, there, pages = use_cuda in (None, True) and torch.cuda.is_available(), num_devices, -(-n_words // page_size)
         if on_gpus:
             there = torch.cuda.device_count() if num_devices is None else min(num_devices, torch.cuda.device_count())
@@ -37,7 +34,7 @@ class PagedEmbedding(nn.Module):
                     of = f"there are {there} devices, from 0" if there else "devices are numbered from 0"
                     raise ConfigError(f"Page {page} is to be on device {number!r}, which does not exist: {of}.")
             devices = {number: torch.device("cuda", number) if on_gpus and number != "cpu" else torch.device("cpu") for number in numbers}
-            self.embeddings.append(_Page(min(page_size, n_words - page * page_size), dim_word, devices, sparse))
+            self.embeddings.append(_Page(min(page_size, n_words - page * page_size), dim_word, devices))
 
     def forward(self, indices: torch.Tensor, device: int | str | None = None) -> torch.Tensor:
         """Rows float32 (*shape, dim_word) of words int64, any shape, where these are; each page is read from the mirror nearest to there.
@@ -50,20 +47,17 @@ class PagedEmbedding(nn.Module):
         nearest = (words.device.index if words.is_cuda else "cpu") if device is None else device
         order = torch.argsort(words)
         counts = torch.bincount(words // self.page_size, minlength=len(self.embeddings)).tolist()
-        found = []
-        for page, (embedding, here) in enumerate(zip(self.embeddings, words[order].split(counts), strict=True)):
-            if len(here) or not embedding.sparse:  # a dense gradient of zeros moves rows, too: by momentum, say
-                found.append(embedding(here - page * self.page_size, nearest).to(words.device))
-        rows = torch.cat(found) if found else torch.empty(0, self.dim_word, device=words.device)
+        pages = zip(self.embeddings, (words[order] % self.page_size).split(counts), strict=True)
+        rows = torch.cat([page(here, nearest).to(words.device) for page, here in pages])  # all: momentum moves rows with no gradient, too
         return rows[torch.argsort(order)].view(*indices.shape, self.dim_word)
 
 
 class _Page(nn.Embedding):
     # Rows on the first of some devices (torch's, by number), and a mirror on each other one. A state dict holds them once.
 
-    def __init__(self, rows: int, columns: int, devices: dict, sparse: bool):
+    def __init__(self, rows: int, columns: int, devices: dict):
         numbers = list(devices)
-        super().__init__(rows, columns, sparse=sparse, device=devices[numbers[0]])
+        super().__init__(rows, columns, device=devices[numbers[0]])
         self.numbers = numbers
         for number in numbers[1:]:
             self.register_parameter(f"mirror_{number}", nn.Parameter(self.weight.detach().to(devices[number], copy=True)))
@@ -73,7 +67,7 @@ class _Page(nn.Embedding):
         return [self.weight, *(getattr(self, f"mirror_{number}") for number in self.numbers[1:])]
 
     def forward(self, rows, number):
-        return _Read.apply(rows, self.numbers.index(number) if number in self.numbers else 0, self.sparse, *self.copies)
+        return _Read.apply(rows, self.numbers.index(number) if number in self.numbers else 0, *self.copies)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -90,16 +84,13 @@ class _Read(torch.autograd.Function):
     # Rows of the nearest copy; their summed gradient goes to every copy, of which an optimiser then makes the same
 
     @staticmethod
-    def forward(ctx, rows, nearest, sparse, *copies):
+    def forward(ctx, rows, nearest, *copies):
         ctx.save_for_backward(rows)
-        ctx.sparse, ctx.shape, ctx.devices = sparse, copies[0].shape, [held.device for held in copies]
+        ctx.shape, ctx.devices = copies[0].shape, [held.device for held in copies]
         return copies[nearest][rows.to(copies[nearest].device)]
 
     @staticmethod
     def backward(ctx, gradient):
         rows = ctx.saved_tensors[0].to(gradient.device)
-        if ctx.sparse:
-            summed = torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, check_invariants=False)
-        else:
-            summed = gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient)
-        return None, None, None, *(summed.to(device, copy=True) for device in ctx.devices)
+        summed = gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient)
+        return None, None, *(summed.to(device, copy=True) for device in ctx.devices)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
+from torch.nn.functional import logsigmoid
 
 from helpers.artefacts import differences, new_array, new_folder, read_json, write_json, write_manifest
 from helpers.config import FIXED_SETTINGS, RANGES, ROOT, TRAINING_SETTINGS, Config
@@ -167,11 +168,7 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
             of_contexts, of_negatives = others.split([len(contexts), len(negatives)])
             loss = torch.zeros((), device=device)
             for u, v, n in zip(of_targets.split(CHUNK), of_contexts.split(CHUNK), of_negatives.split(S), strict=True):
-                loss = (
-                    loss
-                    - nn.functional.logsigmoid((u * v).sum(dim=1)).sum()
-                    - config.negatives / S * nn.functional.logsigmoid(-(u @ n.T)).sum()
-                )
+                loss = loss - logsigmoid((u * v).sum(dim=1)).sum() - config.negatives / S * logsigmoid(-(u @ n.T)).sum()
             loss.backward()
             model.step(rate)
             told += torch.tensor([loss.item(), len(targets), 0])
@@ -256,7 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
         if ranks == "none":
             raise ConfigError("Ranks are started by torchrun: `torchrun --nproc-per-node 2 -m helpers.training.distributed --out RUN`.")
         settings = {name: getattr(given, name) for name in RANGES}
-        config, on_gpu = Config.of_preset(given.preset, out=given.out, row_type="float32", **settings), torch.cuda.is_available()
+        config = Config.of_preset(given.preset, out=given.out, row_type="float32", **settings)
+        on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        on_gpu = on_gpu and (given.replicas or torch.cuda.get_device_capability()[0] >= 8)  # FBGEMM's oldest: Ampere
         pairs, device = Pairs(config), f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
         config = dataclasses.replace(config, out=str(config.folder("distributed")))
         if on_gpu:
