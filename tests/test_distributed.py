@@ -92,16 +92,14 @@ def test_two_ranks_of_replicas_equal_one_process_on_the_same_joint_batches(repli
 @needs_torchrec
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_with_shards_equal_one_process_on_the_same_joint_batches(run_folder, ranks):
-    """Also with a last round that has fewer blocks than ranks; others go on from their checkpoint with the same tables."""
+    """Also with a last round that has fewer blocks than ranks; one rank and three take the tables of two up as they are."""
     expected, steps = by_one_process(run_folder, ranks, 1)
     first = trained(run_folder, ranks, "--epochs", "1")
     assert steps >= 50 and largest_difference(first, expected) < 1e-5
     opens_as_any_run(run_folder)
-    for others in {1, 2, 3} - {ranks}:
+    for others in (1, 3) if ranks == 2 else ():
         shutil.rmtree(run_folder / "distributed" / "checkpoints")
         assert largest_difference(trained(run_folder, others, "--epochs", "1"), first) == 0, "nothing is trained: right after loading"
-    further = trained(run_folder, 2, "--epochs", "2")
-    assert 1e-3 < largest_difference(further, first) and all(np.isfinite(part).all() for part in further)
 
 
 def test_replicas_that_train_alone_stay_near_joint_steps(run_folder):
