@@ -19,7 +19,7 @@ from helpers.pairs.build import Pairs, build_pairs
 from helpers.rows.pages import PagedEmbedding
 from tests import ranks, real_data
 
-D, SEEDS = 128, (0, 1, 2)
+D, SEEDS = 128, (0, 1)
 WAYS = {  # (model, nodes, sync, ranks): arguments
     ("shards", 1, "sync", 1): (),
     ("shards", 1, "sync", 2): (),
@@ -70,9 +70,9 @@ def train(run: Path, way: tuple, *arguments: str) -> int:
 
 
 def run(quick: bool = False) -> dict[str, float] | None:
-    """Largest differences from one table or one process, MRR beside one rank's (three seeds), and the table of all ways.
+    """Largest differences from one table or one process, MRR beside one rank's (two seeds), and the table of all ways.
 
-    quick, or without PAPER_DATA: the sample, D = 16, one seed, and only what the figures need.
+    quick, or without PAPER_DATA: half of the sample, D = 16, one seed, and only what the figures need.
     """
     small, told, ways = quick or real_data.paper_data() is None, ranks.missing(), dict(WAYS)
     if told:
@@ -82,7 +82,9 @@ def run(quick: bool = False) -> dict[str, float] | None:
     figures = {"paged_max_difference": paged_difference()}
     with tempfile.TemporaryDirectory() as folder:
         out, seeds = Path(folder) / "run", SEEDS[:1] if small else SEEDS
-        preset, of = ("sample", {"dumps": SAMPLE}) if small else ("cs", {"dumps": real_data.cit_hepth(Path(folder)), "heldout_after": 2000})
+        preset, of = (
+            ("sample", {"dumps": SAMPLE[:1]}) if small else ("cs", {"dumps": real_data.cit_hepth(Path(folder)), "heldout_after": 2000})
+        )
         settings = {"dimensions": 16 if small else D, "epochs": 1, "row_type": "float32"}
         config = Config.of_preset(preset, out=out, subset="all", **of, **settings)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -90,6 +92,15 @@ def run(quick: bool = False) -> dict[str, float] | None:
             build_pairs(config)
         pairs, scores = Pairs(config), {way: [] for way in tried}
         arguments = ("--preset", preset, "--dimensions", str(config.dimensions), "--epochs", "1")
+        few = (*arguments, "--dimensions", "16", "--shared-negatives", "32")  # the plain model has them all for each pair
+        train(out, TWO, *ways[TWO], *few)
+        first = ranks.tables(out)
+        expected, steps = ranks.by_one_process(dataclasses.replace(config, dimensions=16, shared_negatives=32), 2)
+        print(f"{steps} joint steps beside one process's; then one and three ranks take the checkpoint up\n")
+        figures["ranks2_max_difference"] = ranks.largest_difference(first, expected)
+        for number in (1, 3):
+            shutil.rmtree(out / "distributed" / "checkpoints")
+            figures[f"resumed_{number}_max_difference"] = ranks.largest_difference(ranks.trained(out, number, *ways[TWO], *few), first)
         print("| model | nodes | sync | ranks | D | batch | s an epoch | PIP loss | MRR | MB exchanged |")
         print("|---" * 10 + "|")
         for seed in seeds:
@@ -104,13 +115,4 @@ def run(quick: bool = False) -> dict[str, float] | None:
                 print(f"| {' | '.join(map(str, (*way, *shape, *measured)))} |", flush=True)
         ratio = {way: float(np.mean(scores[way]) / np.mean(scores[ONE])) for way in (TWO, LOCAL)}
         figures |= {"ranks2_mrr_vs_one": ratio[TWO], "local_sgd_mrr_vs_one": ratio[LOCAL]}
-        few = (*arguments, "--dimensions", "16", "--shared-negatives", "32")  # the plain model has them all for each pair
-        train(out, TWO, *ways[TWO], *few)
-        first = ranks.tables(out)
-        expected, steps = ranks.by_one_process(dataclasses.replace(config, dimensions=16, shared_negatives=32), 2)
-        print(f"\n{steps} joint steps beside one process's; then one and three ranks take the checkpoint up")
-        figures["ranks2_max_difference"] = ranks.largest_difference(first, expected)
-        for number in (1, 3):
-            shutil.rmtree(out / "distributed" / "checkpoints")
-            figures[f"resumed_{number}_max_difference"] = ranks.largest_difference(ranks.trained(out, number, *ways[TWO], *few), first)
     return figures
