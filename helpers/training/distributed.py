@@ -154,7 +154,7 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
             raise ConfigError(f"Rank {other} was not started as rank 0 was ({'; '.join(differs)}): give all the same settings.")
     source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
     model = _Replicas(N, D, device, every) if replicas else _Sharded(N, D, device)
-    log, total = _start(config, pairs, model, facts), config.epochs * source.pairs
+    (path, log), total = _start(config, pairs, model, facts), config.epochs * source.pairs
     size, saved, S = max(1, batch_size(config, source.pairs) // R), time.monotonic(), config.shared_negatives
     bar = progress(title=f"{R} ranks", unit=" pairs", total=total, initial=log[-1]["pairs"]) if rank == 0 else None
     while (place := position(log, source.blocks))[0] < config.epochs:
@@ -182,9 +182,9 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
             bar.update(trained)
             write_log(config, log)
         if told[2]:
-            _save(config, model.parts(), facts, log)
-            saved = time.monotonic()
-    path = _save(config, model.parts(), facts, log)
+            path, saved = _save(config, model.parts(), facts, log), time.monotonic()
+    if int(path.name) < log[-1]["pairs"]:
+        path = _save(config, model.parts(), facts, log)
     if rank == 0:
         bar.close()
         _publish(config, pairs, path, log, source.blocks)
@@ -194,8 +194,6 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
 def _save(config: Config, parts: dict, facts: dict, log: list[dict], alone: bool = False) -> Path:
     # A checkpoint: each rank (or rank 0 alone) writes its part, then rank 0 says that it is whole, and deletes all but the newest
     path = config.folder("sharded") / f"{log[-1]['pairs']:014d}"
-    if (path / "run.json").exists():
-        return path
     dcp.save(parts, checkpoint_id=path, no_dist=alone)
     if dist.get_rank() == 0:
         write_json(path / "run.json", {"facts": facts, "log": log})
@@ -204,8 +202,8 @@ def _save(config: Config, parts: dict, facts: dict, log: list[dict], alone: bool
     return path
 
 
-def _start(config: Config, pairs: Pairs, model: _Sharded | _Replicas, facts: dict) -> list[dict]:
-    # Fill the tables from the newest whole checkpoint, the first of which rank 0 makes of the warm start; returns its log
+def _start(config: Config, pairs: Pairs, model: _Sharded | _Replicas, facts: dict) -> tuple[Path, list[dict]]:
+    # Fill the tables from the newest whole checkpoint, the first of which rank 0 makes of the warm start; returns it and its log
     whole = "*/run.json"
     if dist.get_rank() == 0 and not any(config.folder("sharded").glob(whole)):
         tables = new_tables(dataclasses.replace(config, tables_on_disk=True, contexts_on_disk=True), pairs.indptr, pairs.contexts)
@@ -213,13 +211,13 @@ def _start(config: Config, pairs: Pairs, model: _Sharded | _Replicas, facts: dic
         _save(config, dict(zip(TABLES, tables, strict=True)) | sums, facts, [log_row(0, 0, 0, 0.0, "", "", "", "")], alone=True)
         shutil.rmtree(config.folder("tables"))
     dist.barrier()
-    path = max(config.folder("sharded").glob(whole))
-    kept = read_json(path, "the training")
+    path = max(config.folder("sharded").glob(whole)).parent
+    kept = read_json(path / "run.json", "the training")
     if differs := differences(kept["facts"], facts):
         advice = "give the same settings, or delete that folder"
-        raise ArtefactError(f"{path.parent} is a checkpoint of another training ({'; '.join(differs)}): {advice}.")
-    dcp.load(model.parts(), checkpoint_id=path.parent)
-    return kept["log"]
+        raise ArtefactError(f"{path} is a checkpoint of another training ({'; '.join(differs)}): {advice}.")
+    dcp.load(model.parts(), checkpoint_id=path)
+    return path, kept["log"]
 
 
 def _publish(config: Config, pairs: Pairs, path: Path, log: list[dict], blocks: int) -> None:
