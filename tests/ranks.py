@@ -106,6 +106,6 @@ def by_one_process(config: Config, ranks: int) -> tuple[list[np.ndarray], int]:
 
 
 def largest_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """Of all values of arrays of the same shapes."""
+    """Of all values of arrays of the same shapes; of values above 1 (sums of squares), relative to them."""
     assert [part.shape for part in found] == [part.shape for part in expected]
-    return max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    return max(float((np.abs(a - b) / np.maximum(np.abs(b), 1)).max()) for a, b in zip(found, expected, strict=True))
