@@ -45,7 +45,7 @@ class PagedEmbedding(nn.Module):
         if len(words) and not 0 <= int(words.min()) <= int(words.max()) < self.n_words:
             raise IndexError(f"Words from {int(words.min()):,} to {int(words.max()):,} were asked for, but there are {self.n_words:,}.")
         nearest = (words.device.index if words.is_cuda else "cpu") if device is None else device
-        order = torch.argsort(words)
+        order = torch.argsort(words, stable=True)  # so that duplicates are summed in the order of one table
         counts = torch.bincount(words // self.page_size, minlength=len(self.embeddings)).tolist()
         pages = zip(self.embeddings, (words[order] % self.page_size).split(counts), strict=True)
         rows = torch.cat([page(here, nearest).to(words.device) for page, here in pages])  # all: momentum moves rows with no gradient, too

@@ -14,7 +14,7 @@ import torch
 
 from helpers.config import SAMPLE, Config
 from helpers.corpus.build import build_corpus
-from helpers.neighbors.evaluate import evaluate
+from helpers.neighbors.evaluate import validation_scores
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.rows.pages import PagedEmbedding
 from tests import ranks, real_data
@@ -91,6 +91,7 @@ def run(quick: bool = False) -> dict[str, float] | None:
             build_corpus(config)
             build_pairs(config)
         pairs, scores = Pairs(config), {way: [] for way in tried}
+        evaluate = validation_scores(pairs, most=4000)
         arguments = ("--preset", preset, "--dimensions", str(config.dimensions), "--epochs", "1")
         few = (*arguments, "--dimensions", "16", "--shared-negatives", "32")  # the plain model has them all for each pair
         train(out, TWO, *ways[TWO], *few)
@@ -101,12 +102,13 @@ def run(quick: bool = False) -> dict[str, float] | None:
         for number in (1, 3):
             shutil.rmtree(out / "distributed" / "checkpoints")
             figures[f"resumed_{number}_max_difference"] = ranks.largest_difference(ranks.trained(out, number, *ways[TWO], *few), first)
+        print("".join(f"{name} {value:.2g}\n" for name, value in figures.items()))
         print("| model | nodes | sync | ranks | D | batch | s an epoch | PIP loss | MRR | MB exchanged |")
         print("|---" * 10 + "|")
         for seed in seeds:
             for way in tried if seed == 0 else (ONE, TWO, LOCAL):
                 sent = train(out, way, *ways[way], *arguments, "--seed", str(seed))
-                found = evaluate(pairs, *ranks.tables(out)[:2])
+                found = evaluate(*ranks.tables(out)[:2])
                 scores[way].append(found["mrr"])
                 with open(out / "distributed" / "log.csv") as file:
                     seconds = float(list(csv.DictReader(file))[-1]["seconds"])
