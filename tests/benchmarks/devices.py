@@ -50,8 +50,8 @@ def paged_difference() -> float:
         for optimiser in trained:
             optimiser.step()
         whole = torch.cat([page.weight for page in paged.embeddings])
-        worst = max(worst, *(float((a - b).abs().max()) for a, b in (rows, (gradient, plain.weight.grad), (whole, plain.weight))))
-    mirrors = [float((held - page.weight).abs().max()) for page in paged.embeddings for held in page.copies]
+        worst = max(worst, *(float((a - b).detach().abs().max()) for a, b in (rows, (gradient, plain.weight.grad), (whole, plain.weight))))
+    mirrors = [float((held - page.weight).detach().abs().max()) for page in paged.embeddings for held in page.copies]
     return max(worst, *mirrors)
 
 
