@@ -54,7 +54,9 @@ def _texts(file: DumpFile) -> Iterator[pa.Array]:
         table = pa.dataset.dataset(file.path, format="parquet" if kind == "parquet" else of_csv)
         if not (names := [field.name for field in table.schema if field.type in (pa.string(), pa.large_string())]):
             raise DumpError(f"{file} has no column of text; found {', '.join(table.schema.names)[:200]}.")
-        for batch in table.to_batches(columns=["text" if "text" in names else names[0]], batch_size=1 << 13, batch_readahead=2):
+        chosen = "text" if "text" in names else names[0]
+        print(f"{file}: texts are its column {chosen!r}", flush=True)
+        for batch in table.to_batches(columns=[chosen], batch_size=1 << 13, batch_readahead=2):
             yield batch.column(0).cast(pa.binary()).drop_null()
 
 

@@ -198,15 +198,16 @@ class _Events:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: dict) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
+        with contextlib.suppress(ImportError):  # where TensorBoard is missing or broken, the curves are in log.csv
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to import
 
-        # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
-        if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
-            self._writer = self._writer or SummaryWriter(self._folder, purge_step=self._void_from)
-            for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
-                if row.get(name, "") != "":
-                    self._writer.add_scalar(name, row[name], row["pairs"])
-            self._writer.flush()
+            # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
+            if shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+                self._writer = self._writer or SummaryWriter(self._folder, purge_step=self._void_from)
+                for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
+                    if row.get(name, "") != "":
+                        self._writer.add_scalar(name, row[name], row["pairs"])
+                self._writer.flush()
 
     def close(self) -> None:
         if self._writer:

@@ -188,26 +188,28 @@ def scores(questions: Questions, target: np.ndarray, context: np.ndarray) -> dic
 
 
 def beside_gensim(text: Text, seeds: tuple[int, ...], tried: slice) -> dict[str, float]:
-    """mrr_vs_gensim with what is behind it, and our PIP losses; prints every rate tried."""
+    """mrr_vs_gensim with what is behind it, and our PIP losses at the preset's own rate; prints every rate tried."""
     ways = {
         "gensim, texts": lambda rate, seed: text.gensim(rate, seed, as_pairs=False),
         "gensim, pairs": lambda rate, seed: text.gensim(rate, seed, as_pairs=True),
         "ours": text.ours,  # last: its last checkpoint is shown
     }
-    found, losses = {}, []
+    found = {}
     for name, way in ways.items():
-        best, reading, rate, of_first_seed = max(_validated(text, name, way, tried), key=lambda found: found[0])
+        tries = list(_validated(text, name, way, tried))
+        best, reading, rate, of_first_seed = max(tries, key=lambda tried: tried[0])
         runs = []
         for seed in seeds:
             target, context, seconds, pip = way(rate, seed) if seed else of_first_seed
             of_test = scores(text.test, target, context)
             runs.append((of_test[reading], of_test["target-target cosine"], of_test["target.context"], seconds, pip))
         mrrs = [run[0] for run in runs]
-        found[name], losses = float(np.mean(mrrs)), runs[-1][4]
+        found[name] = float(np.mean(mrrs))
         cosine, product, seconds = np.mean([run[1:4] for run in runs], axis=0)
         spread = f"{min(mrrs):.4f} to {max(mrrs):.4f}"
         print(f"{name}: rate {rate}, {reading}: test MRR {found[name]:.4f} ({spread}; validation {best:.4f}); ", end="")
         print(f"target cosine {cosine:.4f}, target.context {product:.4f}; {seconds:.1f} CPU-s; PIP loss {pip[-1]:.4f}", flush=True)
+    losses = next(trained[3] for *_, rate, trained in tries if rate == text.config.learning_rate)  # of ours, the last of the ways
     floor = pip_loss(text.pairs, factorised(text.pairs, D)[0])
     print("PIP loss epoch by epoch, ours: " + ", ".join(f"{loss:.4f}" for loss in losses) + f"; SVD of SPPMI, D = {D}: {floor:.4f}")
     figures = {"mrr_vs_gensim": found["ours"] / max(found["gensim, texts"], found["gensim, pairs"]), "mrr": found["ours"]}
