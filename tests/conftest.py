@@ -56,7 +56,7 @@ def config(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def community_edges() -> list[tuple[str, str]]:
     """Citations of 300 papers in 10 groups of 30: each paper cites six earlier ones of its group and one of any, so that topics exist."""
     generator = np.random.default_rng(5)

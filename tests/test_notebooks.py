@@ -149,6 +149,22 @@ def test_the_notes_on_constrained_ram_run_on_the_pairs_of_a_run(sample_run, tmp_
     assert "12,076 papers x 64" in told and "GB of RAM at the peak" in told
 
 
+def test_the_notes_on_many_devices_start_two_ranks(sample_run, tmp_path):
+    """On the pairs of a run: pages equal one table, two ranks train an epoch, and what they leave is evaluated."""
+    for stage in ("corpus", "pairs"):
+        (tmp_path / stage).symlink_to(sample_run / stage)
+    path, given = tmp_path / "11.ipynb", {"OUT": str(tmp_path), "DIMENSIONS": 16}
+    papermill.execute_notebook(str(ROOT / "notebooks" / "11_many_devices.ipynb"), str(path), given, progress_bar=False)
+    cells = code_cells(path)
+    told = "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    assert "torch.Size([1, 2, 4]) True True" in told and "mirrors equal: True" in told and "distributed is trained" in told
+    assert float(re.search(r"difference from one table (\S+);", told)[1]) < 1e-6
+    log = pd.read_csv(tmp_path / "distributed" / "log.csv")
+    assert log["pairs"].iloc[-1] == read_manifest(sample_run / "pairs", "")["pairs"] and log["loss"].iloc[-1] < np.log(2) * 6
+    scores = ast.literal_eval(next(cell for cell in cells if "of_ranks" in cell.source).outputs[-1]["data"]["text/plain"])
+    assert scores["mrr"] > 0.2
+
+
 def test_the_forms_of_notebook_05_do_what_they_say(sample_run, tmp_path):
     """On finished vectors: a paper of one's own by its references, filtered answers, judgements that notebook 04 then shows."""
     papers = pq.read_table(sample_run / "embeddings" / "papers.parquet")

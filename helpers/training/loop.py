@@ -122,7 +122,7 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
     engine = Engine(*data, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     # the first row tells what the start tables know
-    log = found.log if found else [{**_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
+    log = found.log if found else [{**log_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
     events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
     blocks_done = found.epoch * source.blocks + found.block if found else 0
     with contextlib.closing(events), contextlib.closing(checkpoints):
@@ -130,14 +130,14 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
             for place in range(blocks_done, config.epochs * source.blocks):
                 epoch, block = divmod(place, source.blocks)
                 log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
-                _check_learning(config, log)
+                check_learning(config, log)
                 if last := block == source.blocks - 1:
                     log[-1] |= _scores(evaluate, engine)
                 events.add(log[-1])
                 if checkpoints.save_if_due(engine, log) or last:
                     with contextlib.suppress(ArtefactError):  # a full disk is told where the checkpoint or the last log is written
-                        _write_log(config, log)
-        _write_log(config, log)
+                        write_log(config, log)
+        write_log(config, log)
         path = checkpoints.save_last(engine, log)
     shutil.rmtree(config.folder("tables"), ignore_errors=True)  # of tables_on_disk; the mapping keeps its pages until it is let go
     return Checkpoint(engine.target, engine.context, engine.state, *position(log, source.blocks), log, config.part(TRAINING_SETTINGS), path)
@@ -155,7 +155,8 @@ def _scores(evaluate: Evaluate, engine) -> dict:
     return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
 
 
-def _row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
+def log_row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
+    """A row of log.csv, its scores still empty."""
     return dict(zip(LOG_COLUMNS, (epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, "", "", engine), strict=True))
 
 
@@ -167,11 +168,11 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
     loss = sample_loss(engine)
     bar.set_postfix(loss=f"{loss:.3f}", chance=f"{chance_loss(config.negatives):.3f}", refresh=False)
     pairs_done, seconds_done = last["pairs"] + pairs, last["seconds"] + seconds
-    return _row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
+    return log_row(epoch + 1, block + 1, pairs_done, seconds_done, pairs / seconds, rate, loss, type(engine).__name__)
 
 
-def _check_learning(config: Config, log: list[dict]) -> None:
-    # Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs
+def check_learning(config: Config, log: list[dict]) -> None:
+    """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
     losses, chance, rate = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives), config.learning_rate
     if not math.isfinite(losses[-1]):
         advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
@@ -181,8 +182,8 @@ def _check_learning(config: Config, log: list[dict]) -> None:
         raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
 
-def _write_log(config: Config, log: list[dict]) -> None:
-    # Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair
+def write_log(config: Config, log: list[dict]) -> None:
+    """Write `out/log.csv`, whole: one row a block, columns LOG_COLUMNS; seconds of training, pairs since the start, loss a pair."""
     with new_file(config.folder("log.csv")) as path:
         pd.DataFrame(log, columns=LOG_COLUMNS).to_csv(path, index=False)
 

@@ -37,7 +37,7 @@ class TorchEngine(Engine):
         N, D = self.target.shape
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
-        self.pairs = _batch_size(config, self.blocks.pairs)
+        self.pairs = batch_size(config, self.blocks.pairs)
         mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
         self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
@@ -100,8 +100,8 @@ class TorchEngine(Engine):
             self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
 
 
-def _batch_size(config: Config, P: int) -> int:
-    # Pairs a step of the torch engine, of P pairs an epoch
+def batch_size(config: Config, P: int) -> int:
+    """Pairs a step of the torch engine, of P pairs an epoch."""
     return min(config.batch_pairs, max(LEAST_PAIRS, P // LEAST_STEPS))
 
 
@@ -114,7 +114,7 @@ def gpu_room(config: Config, N: int, P: int) -> int:
     """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
     if pick_device(config).type != "cuda":
         return 0
-    beside = batch_bytes(_batch_size(config, P), N, config.dimensions, config.shared_negatives)
+    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
     return max(0, available_gpu(config.gpu_memory) - beside)
 
 
