@@ -56,20 +56,6 @@ def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, 
             train_row(local, row, like, D, np.float32(0), nothing.ctypes.data, size, half.ctypes.data)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)
-def _normalise(rows, lengths, out, half, first, last):
-    # out[t] = rows[t] at length lengths[t], 0 for a row of zeros; rows, out: (N, D) of one type, perhaps the same
-    D, like, row, nothing = rows.shape[1], rows[0, 0], np.empty(rows.shape[1], np.float32), np.zeros(rows.shape[1], np.float32)
-    for t in range(first, last):
-        row[:] = 0
-        add_row(rows.ctypes.data + t * rows.strides[0], like, D, row.ctypes.data)
-        square = dot_row(row.ctypes.data, row.ctypes.data, np.float32(0), D)
-        scale = np.float32(lengths[t] / np.sqrt(square)) if square > 0 else np.float32(0)
-        out[t, :] = 0
-        out_row = out.ctypes.data + t * out.strides[0]
-        train_row(row.ctypes.data, out_row, like, D, np.float32(0), nothing.ctypes.data, scale, half.ctypes.data)
-
-
 def weigh(degree: np.ndarray) -> np.ndarray:
     """How much a context of this training degree d counts: max(1 - 1/d, LEAF_WEIGHT) / d ** HUB_POWER, float (N,)."""
     return np.maximum(1 - 1 / degree, LEAF_WEIGHT) / degree**HUB_POWER
@@ -84,18 +70,17 @@ def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total
     context_weights = weigh(np.maximum(np.diff(indptr), 1)).astype(np.float32)
     middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
     bounds = [0, *np.minimum(middle, N).tolist(), N]
+    itself = np.arange(N + 1), np.arange(N, dtype=np.int32)  # a graph in which a step does nothing but normalise
+    total[:], out = 0, np.empty_like(rows)
     with ThreadPoolExecutor(THREADS) as pool:
 
-        def run(kernel, *arguments):
-            list(pool.map(lambda first, last: kernel(*arguments, half, first, last), bounds[:-1], bounds[1:]))
+        def step(*arguments):
+            list(pool.map(lambda first, last: smoothing_step(*arguments, half, first, last), bounds[:-1], bounds[1:]))
 
-        run(_normalise, rows, np.full(N, weights[0], np.float32), total)
-        run(_normalise, rows, context_weights, rows)
-        out = np.empty_like(rows)
-        for weight in weights[1:]:
-            run(smoothing_step, indptr, contexts, context_weights, rows, out, total, np.float32(weight))
+        for k, weight in enumerate(weights):
+            step(*((indptr, contexts) if k else itself), context_weights, rows, out, total, np.float32(weight))
             rows, out = out, rows
-        run(_normalise, total, np.full(N, length, np.float32), total)
+        step(*itself, np.full(N, length, np.float32), total, total, out, np.float32(0))
     return total
 
 

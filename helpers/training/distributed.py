@@ -17,12 +17,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
-from torch.nn.functional import logsigmoid
 
 from helpers.artefacts import differences, new_array, new_folder, read_json, write_json, write_manifest
 from helpers.config import FIXED_SETTINGS, RANGES, ROOT, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, ConfigError, UserError, in_a_line
 from helpers.memory import TABLES
+from helpers.models.sgns import sgns_loss
 from helpers.pairs import noise
 from helpers.pairs.blocks import PairSource
 from helpers.pairs.build import Pairs
@@ -166,9 +166,8 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
         for targets, contexts, negatives in own:
             of_targets, others = model.rows([targets.to(device), torch.cat([contexts, negatives]).to(device)], rate)
             of_contexts, of_negatives = others.split([len(contexts), len(negatives)])
-            loss = torch.zeros((), device=device)
-            for u, v, n in zip(of_targets.split(CHUNK), of_contexts.split(CHUNK), of_negatives.split(S), strict=True):
-                loss = loss - logsigmoid((u * v).sum(dim=1)).sum() - config.negatives / S * logsigmoid(-(u @ n.T)).sum()
+            chunks = zip(of_targets.split(CHUNK), of_contexts.split(CHUNK), of_negatives.split(S), strict=True)
+            loss = sum(sgns_loss(*rows, config.negatives / S) for rows in chunks)
             loss.backward()
             model.step(rate)
             told += torch.tensor([loss.item(), len(targets), 0])
@@ -224,10 +223,9 @@ def _publish(config: Config, pairs: Pairs, path: Path, log: list[dict], blocks: 
     # Write what the ranks have saved as a checkpoint that the notebooks open, through files: no memory holds it all
     epoch, block = position(log, blocks)
     with new_folder(config.folder("checkpoints") / f"{epoch * blocks + block:09d}") as folder:
-        for name in TABLES:
-            for part, shape in ((name, (pairs.papers, config.dimensions)), (f"{name}_sums", (pairs.papers,))):
-                rows = torch.from_numpy(new_array(folder / f"{part}-00000.npy", np.float32, shape))
-                dcp.load({part: rows}, checkpoint_id=path, no_dist=True)
+        for name, part in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items():
+            rows = torch.from_numpy(new_array(folder / f"{name}-00000.npy", np.float32, tuple(part.size)))
+            dcp.load({name: rows}, checkpoint_id=path, no_dist=True)
         facts = {"epoch": epoch, "block": block, "log": log, "config": config.part(TRAINING_SETTINGS), "pairs": pairs.fingerprint}
         write_manifest(folder, **facts)
     for link in (config.folder(stage) for stage in ("corpus", "pairs")):
