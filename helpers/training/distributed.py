@@ -83,9 +83,6 @@ class _Sharded:
         found = self._model(self._keyed(list(TABLES), torch.cat(ids), lengths=lengths)).wait()
         return [found[name].values() for name in TABLES]
 
-    def step(self, rate):
-        pass
-
 
 class _Tables(nn.ModuleDict):
     def forward(self, ids):
@@ -115,8 +112,7 @@ class _Replicas:
 
     @torch.no_grad()
     def step(self, rate):
-        for name in TABLES:
-            table, sums = self._tables[name].weight, self._sums[name]
+        for table, sums in zip(self._tables.parameters(), self._sums.values(), strict=True):
             gradient = table.grad.coalesce()
             (ids,), joint = gradient.indices(), gradient.values() * (1 if self._every else dist.get_world_size())
             rows, state = table[ids], {"sums": sums[ids]}
@@ -142,8 +138,7 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
     """Train to config.epochs in all ranks, from the newest checkpoint in `out/sharded`; then rank 0 writes one that notebook 04 opens.
 
     A joint batch is an even part of each rank's: rank r of R trains the blocks r, r + R, ... of an epoch. Raises ConfigError where ranks
-    differ, ArtefactError for another training's checkpoint, TrainingError where nothing is learned.
-    """
+    differ, ArtefactError for another training's checkpoint, TrainingError where nothing is learned."""
     (rank, R), N, D, P = (dist.get_rank(), dist.get_world_size()), pairs.papers, config.dimensions, len(pairs.contexts)
     config = dataclasses.replace(config, block_pairs=min(config.block_pairs, max(1, P // LEAST_BLOCKS)))
     facts = {"papers": N, "average_every": every, **config.part(FIXED_SETTINGS), **pairs.fingerprint}
@@ -169,7 +164,7 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
             chunks = zip(of_targets.split(CHUNK), of_contexts.split(CHUNK), of_negatives.split(S), strict=True)
             loss = sum(sgns_loss(*rows, config.negatives / S) for rows in chunks)
             loss.backward()
-            model.step(rate)
+            replicas and model.step(rate)
             told += torch.tensor([loss.item(), len(targets), 0])
         told[2] = rank == 0 and time.monotonic() >= saved + 60 * config.checkpoint_minutes
         dist.all_reduce(told)
