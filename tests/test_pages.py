@@ -97,6 +97,35 @@ def test_twenty_steps_equal_one_table_s(place, optimizer):
     assert all(torch.equal(held, page.weight) for page in embedding.embeddings for held in page.copies)
 
 
+class ByHand:
+    """Stochastic gradient descent on `.data`, as some write it."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self):
+        for parameter in self.parameters:
+            parameter.data -= 0.1 * parameter.grad
+
+
+@pytest.mark.parametrize("make", [lambda parameters: torch.optim.Adam(parameters, fused=True), ByHand])
+def test_mirrors_follow_what_torch_does_not_count(make):
+    """Changes of which a tensor's version does not tell; with a reading between the gradient and the step."""
+    embedding, _ = paged(device_list=SPREAD)
+    trained, asked = make(embedding.parameters()), words(torch.Generator().manual_seed(4), 30)
+    for _ in range(3):
+        trained.zero_grad()
+        (embedding(asked, device=1) ** 2).sum().backward()
+        for _ in range(2):
+            with torch.no_grad():
+                assert torch.equal(embedding(asked, device=3), nn.functional.embedding(asked, whole(embedding)))
+            trained.step()
+
+
 def test_the_nearest_mirror_is_read():
     embedding, _ = paged(device_list=SPREAD)
     with torch.no_grad():

@@ -48,36 +48,36 @@ class PagedEmbedding(nn.Module):
 
 
 class _Page(nn.Embedding):
-    # Rows on the first of some devices (torch's, by number), and mirrors on the others, which follow it when it was changed
+    # Rows on the first of some devices (torch's, by number), and mirrors on the others, which follow it
 
     def __init__(self, rows: int, columns: int, devices: dict):
         super().__init__(rows, columns, device=next(iter(devices.values())))
-        self._version, (_, *others) = self.weight._version, devices.items()
-        self._mirrors = {number: self.weight.detach().to(device, copy=True) for number, device in others}
+        self._mirrors = {number: self.weight.detach().to(device, copy=True) for number, device in list(devices.items())[1:]}
+        self.stale, self._version = False, self.weight._version
 
     @property
     def copies(self) -> list[torch.Tensor]:
-        if self._version != self.weight._version:  # torch counts the changes in place of every tensor
+        if self.stale or self._version != self.weight._version:  # some optimisers change a weight without torch's counting it
             for mirror in self._mirrors.values():
                 mirror.copy_(self.weight.detach())
-            self._version = self.weight._version
+            self.stale, self._version = self.weight.grad is not None, self.weight._version
         return [self.weight, *self._mirrors.values()]
 
     def forward(self, rows, number):
-        weight, *mirrors = self.copies
-        return _Read.apply(dict(zip(self._mirrors, mirrors, strict=True)).get(number, weight.detach()), rows, weight)
+        return _Read.apply(self.weight, self, rows, [*self._mirrors].index(number) + 1 if number in self._mirrors else 0)
 
 
 class _Read(torch.autograd.Function):
-    # Rows of the nearest copy of a page; their gradient, summed over duplicates, is the page's
+    # Rows of one of a page's copies; their gradient, summed over duplicates, is the page's, which then may change
 
     @staticmethod
-    def forward(ctx, nearest, rows, weight):
+    def forward(ctx, weight, page, rows, which):
         ctx.save_for_backward(rows)
-        ctx.shape, ctx.device = weight.shape, weight.device
-        return nearest[rows.to(nearest.device)]
+        ctx.page, held = page, page.copies[which]
+        return held[rows.to(held.device)]
 
     @staticmethod
     def backward(ctx, gradient):
-        (rows,), gradient = ctx.saved_tensors, gradient.to(ctx.device)
-        return None, None, gradient.new_zeros(ctx.shape).index_add_(0, rows.to(ctx.device), gradient)
+        ctx.page.stale, weight = True, ctx.page.weight
+        (rows,), gradient = ctx.saved_tensors, gradient.to(weight.device)
+        return gradient.new_zeros(weight.shape).index_add_(0, rows.to(weight.device), gradient), None, None, None
