@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from scipy.sparse import csr_array
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
@@ -129,8 +130,8 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarr
     which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
     few rows may be answers, or one holds NaN."""
     N, D = parts[0][1].shape
-    most = N if allowed is None else int(allowed.sum())
-    most = max(0, most - int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any())))
+    allowed = np.ones(N, bool) if allowed is None else allowed
+    most = int(allowed.sum()) - int(own is not None and allowed[own].any())
     if k > most:
         raise UserError(f"{k} neighbours were asked for, but only {most:,} papers can be answers; ask for fewer or loosen the filters.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,8 +144,7 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarr
             rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
-        if allowed is not None:
-            scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
+        scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
         if own is not None:
             mine = np.flatnonzero((first <= own) & (own < last))
             scores[mine, own[mine] - first] = -torch.inf
@@ -178,35 +178,31 @@ class Search:
     context: np.ndarray
     citations: tuple[np.ndarray, np.ndarray] | None = None
     reaching: Callable[[int], np.ndarray] | None = None  # the target table with a reach of so many steps; None where it cannot be had
-
-    def __post_init__(self):
-        self._tables = {0: tables_of(self.target, self.context)}
+    _tables: dict[int, dict] = dataclasses.field(default_factory=dict)  # by reach
 
     def tables(self, reach: int = 0) -> dict:
         """`tables_of` the targets with this reach; UserError where it cannot be had."""
+        if reach and not self.reaching:
+            raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
         if reach not in self._tables:
-            if not self.reaching:
-                raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
-            self._tables[reach] = tables_of(self.reaching(reach), self.context)
+            self._tables[reach] = tables_of(self.reaching(reach) if reach else self.target, self.context)
         return self._tables[reach]
 
     def allowed(self, years=(None, None), field: str = "", venue: str = "", min_degree: int = 0, leave_out=()) -> np.ndarray:
         """Which papers may be answers, bool (N,): with a title, of these years, field, (part of a) venue, not in leave_out (rows)."""
-        allowed = answerable(self.papers)
-        for name in ("fields",) * bool(field) + ("venue",) * bool(venue):
-            if name not in self.papers.column_names:
-                raise UserError(f"These papers have no {name}: filters by it need the run's own corpus.")
+        allowed = answerable(self.papers) & (self.papers["degree"].to_numpy() >= min_degree)
+        missing = {name for name, wanted in (("fields", field), ("venue", venue)) if wanted} - set(self.papers.column_names)
+        if missing:
+            raise UserError(f"These papers have no {min(missing)}: filters by it need the run's own corpus.")
         if years != (None, None):
             year = self.papers["year"].to_numpy(zero_copy_only=False).astype(float)
-            allowed = allowed & (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
+            allowed &= (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
         if field:
             lists = self.papers["fields"].combine_chunks()
             holders = pc.list_parent_indices(lists).filter(pc.equal(pc.utf8_lower(pc.list_flatten(lists)), field.lower())).to_numpy()
-            allowed = allowed & np.isin(np.arange(len(allowed)), holders)
+            allowed &= np.isin(np.arange(len(allowed)), holders)
         if venue:
-            matches = pc.match_substring(self.papers["venue"], venue, ignore_case=True)
-            allowed = allowed & pc.fill_null(matches, False).to_numpy(zero_copy_only=False)
-        allowed = allowed & (self.papers["degree"].to_numpy() >= min_degree)
+            allowed &= pc.fill_null(pc.match_substring(self.papers["venue"], venue, ignore_case=True), False).to_numpy()
         allowed[np.asarray(leave_out, np.int64)] = False
         return allowed
 
@@ -225,8 +221,8 @@ class Search:
             raise UserError(f"{len(rows)} papers ask for {k} answers of {left:,}: each must be 1 or more; perhaps loosen the filters.")
         k = min(k, left)
         found = [self._one(rows, k, name, reach, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
-        table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row").head(k)
-        table = table.reset_index(drop=True).assign(rank=np.arange(1, len(table) + 1))
+        table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row", ignore_index=True)
+        table = table[:k].assign(rank=np.arange(1, k + 1))
         of_found = self.papers.select(["title", "year", "degree", "paper_id"]).take(table["row"].to_numpy())
         table = pd.concat([table, of_found.to_pandas(integer_object_nulls=True)], axis=1).rename(columns={"degree": "citations"})
         table["few citations"] = table["citations"] < FEW_CITATIONS
@@ -246,20 +242,14 @@ class Search:
     def why(self, queries: np.ndarray, answers: np.ndarray) -> list[str]:
         """What ties each answer to the queries in the citations: cites or is cited by one, shared references, shared citers."""
         indptr, cited = self.citations
-        references = lambda paper: set(cited[indptr[paper] : indptr[paper + 1]].tolist())  # noqa: E731
-        citers = {paper: set() for paper in (*queries.tolist(), *answers.tolist())}
-        for place in np.flatnonzero(np.isin(cited, np.fromiter(citers, np.int32))).tolist():
-            citers[int(cited[place])].add(int(np.searchsorted(indptr, place, side="right")) - 1)
-        asked, of_asked = set(queries.tolist()), set().union(*map(references, queries.tolist()))
-        citing = set().union(*(citers[paper] for paper in queries.tolist()))
-
-        def reasons(answer: int) -> str:
-            counts = len(references(answer) & of_asked), len(citers[answer] & citing)
-            told = ["cites it"] * bool(references(answer) & asked) + ["cited by it"] * (answer in of_asked)
-            told += [f"{n:,} shared {what}{'s' * (n > 1)}" for n, what in zip(counts, ("reference", "citer"), strict=True) if n]
-            return ", ".join(told)
-
-        return [reasons(answer) for answer in answers.tolist()]
+        offsets = indptr.astype(np.int32 if len(cited) < 2**31 else np.int64)  # of 32 bits, or scipy makes 64 of the ids, too
+        cites = csr_array((np.ones(len(cited), np.int8), cited, offsets), (len(self.papers),) * 2)
+        citers = cites[:, [*queries, *answers]].tocsc()
+        cite_one, cited_by_one = citers[:, : len(queries)].sum(axis=1) > 0, cites[queries].sum(axis=0) > 0  # bool (N,)
+        shared = {"reference": cites[answers] @ cited_by_one.astype(int), "citer": cite_one.astype(int) @ citers[:, len(queries) :]}
+        told = [np.where(cite_one[answers], "cites it", ""), np.where(cited_by_one[answers], "cited by it", "")]
+        told += [[f"{n:,} shared {what}{'s' * (n > 1)}" * (n > 0) for n in counts.tolist()] for what, counts in shared.items()]
+        return [", ".join(filter(None, reasons)) for reasons in zip(*told, strict=True)]
 
 
 def link(paper_id: str | None) -> str:
