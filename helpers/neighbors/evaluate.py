@@ -113,8 +113,7 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, citations=No
     untrained = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
     results |= {"pip_loss": pip_loss(pairs, target), "test_with_an_untrained_end": untrained}
     ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, citations, seed=seed))}
-    for kind, scores in ranked.items():
-        results[kind] = {name: summary(ranks, seed) for name, ranks in scores.items()}
+    results |= {kind: {name: summary(ranks, seed) for name, ranks in scores.items()} for kind, scores in ranked.items()}
     for name, ranks in of_validation.ranks_by_readings(target, context).items():
         results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
@@ -129,11 +128,9 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
     best, times = max(set(simple) - {"random"}, key=simple.get), metrics["mrr"] / max(simple["random"], simple["popularity"])
     learned = "It learned" if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"
     learned = learned if epochs else "Nothing was trained (0 epochs), these are the tables that training starts from"
-    return (
-        f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}, of "
-        f"{metrics['test']:,} test citations) read as {metrics['chosen_reading']}, {times:.0f} times that of random or popular papers; the "
-        f"best without training, {best}, {simple[best]:.3f}."
-    )
+    interval = f"95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}, of {metrics['test']:,} test citations"
+    compared = f"{times:.0f} times that of random or popular papers; the best without training, {best}, {simple[best]:.3f}"
+    return f"{learned}: held-out MRR {metrics['mrr']:.3f} ({interval}) read as {metrics['chosen_reading']}, {compared}."
 
 
 def validation_scores(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
@@ -161,32 +158,23 @@ def labels_of(papers: pa.Table, fewest: int = FEWEST) -> tuple[np.ndarray, list[
     return labels, encoded.dictionary.take(order[: (counts >= fewest).sum()]).to_pylist()
 
 
-def topic_scores(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """`same_label` and `classification`, taught by one half of MOST_TAUGHT labelled papers, asked the other; {} for one label."""
-    known = np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))[:MOST_TAUGHT]
+def topic_scores(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int = 0) -> dict[str, float]:
+    """What vectors float (N, D) know of labels int64 (N,), -1 for none: scores from 0 to 1, beside chance; {} where there is one label.
+
+    same label: the share of the k nearest labelled papers by cosine, mean of MOST_ASKED papers; accuracy: of logistic regression, weight
+    decay chosen by cross-validation, on vectors of length 1, taught by one half of MOST_TAUGHT labelled papers, asked the other."""
+    known = np.flatnonzero(labels >= 0)
     if len(known) < 3 * FEWEST or labels.max() < 1:
         return {}
-    return same_label(vectors, labels, seed=seed) | classification(vectors, labels, *np.array_split(known, 2))
-
-
-def same_label(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int = 0) -> dict[str, float]:
-    """Of the k nearest labelled papers by cosine, the share with the paper's own label: mean of MOST_ASKED papers, beside chance."""
-    # vectors: float (N, D); labels: int (N,), -1 for none. UserError where fewer than k have one
-    known = np.flatnonzero(labels >= 0)
-    asked = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_ASKED])
-    rows, _ = nearest(vectors, asked, k, labels >= 0)
-    shares = np.bincount(labels[known]) / len(known)
-    return {"same label": float((labels[rows] == labels[asked, None]).mean()), "chance": float((shares**2).sum())}
-
-
-def classification(vectors: np.ndarray, labels: np.ndarray, taught: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-    """Accuracy on rows `asked` of logistic regression on vectors of length 1, beside always the commonest label; from 0 to 1.
-
-    vectors: float (N, D); labels: int64 (N,); taught, asked: rows, int (n,); the weight decay is chosen by cross-validation."""
+    drawn, shares = np.random.default_rng(seed).permutation(known), np.bincount(labels[known]) / len(known)
+    queries = np.sort(drawn[:MOST_ASKED])
+    near, _ = nearest(vectors, queries, k, labels >= 0)
+    taught, asked = np.array_split(drawn[:MOST_TAUGHT], 2)
     model = LogisticRegressionCV(Cs=5, cv=3, solver="newton-cg", max_iter=1000).fit(normalised(vectors[taught]), labels[taught])
-    commonest = np.bincount(labels[taught]).argmax()
-    right = {"accuracy": model.predict(normalised(vectors[asked])) == labels[asked], "commonest label": labels[asked] == commonest}
-    return {name: float(of_all.mean()) for name, of_all in right.items()}
+    right = {"same label": labels[near] == labels[queries, None], "chance": (shares**2).sum()}
+    right["accuracy"] = model.predict(normalised(vectors[asked])) == labels[asked]
+    right["commonest label"] = labels[asked] == np.bincount(labels[taught]).argmax()
+    return {name: float(np.mean(of_all)) for name, of_all in right.items()}
 
 
 def agreement(first: np.ndarray, second: np.ndarray, k: int = 10, seed: int = 0) -> float:
