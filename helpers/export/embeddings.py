@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ from helpers.neighbors.evaluate import evaluate
 from helpers.neighbors.search import Search, answerable, nearest
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import Float32Rows, ReadThrough
+from helpers.rows.files import pieces
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
@@ -33,18 +36,14 @@ PROJECTOR_POINTS = 10_000  # the Embedding Projector takes 100,000 at most and i
 RECALL_QUERIES = 500
 
 
-def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
-    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError for values that float16 cannot hold, either
-    for first in range(0, len(table), CHUNK_ROWS):
-        rows = np.asarray(table[first : first + CHUNK_ROWS], np.float32)
+def _chunks(table: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    # (place, rows as float32) of (N, D), CHUNK_ROWS at a time; raises ArtefactError for values that float16 cannot hold, either
+    for place in pieces(len(table), CHUNK_ROWS):
+        rows = np.asarray(table[place], np.float32)
         if not (np.abs(rows) <= 65_504).all():
-            found = f"Rows {first:,} to {first + len(rows):,} hold values that are not numbers or beyond 65,504"
+            found = f"Rows {place.start:,} to {place.stop:,} hold values that are not numbers or beyond 65,504"
             raise ArtefactError(f"{found}; train again with a lower rate.")
-        yield rows
-
-
-def _as_float16(rows: np.ndarray) -> np.ndarray:
-    return rows.astype(np.float16)
+        yield place, rows
 
 
 def quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,36 +57,33 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.array(values)).float().mul_(torch.from_numpy(np.array(scales))[:, None]).numpy()  # by all cores
 
 
-def _write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table, convert: Callable = _as_float16) -> None:
-    # `NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32
-    with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
-        for rows in _chunks(table):
-            file.write(np.ascontiguousarray(convert(rows)).data)
+def _write_npy(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table, dtype=np.float16) -> None:
+    # `NAME.npy` (N, D): float16 or float32
+    for name, table in tables.items():
+        with open_npy(folder / f"{name}.npy", dtype, *table.shape) as file:
+            file.writelines(rows.astype(dtype, "C").data for _, rows in _chunks(table))
 
 
-def _write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+def _write_int8(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)
-    scales = []
-    with open_npy(folder / f"{name}_int8.npy", np.int8, *table.shape) as file:
-        for rows in _chunks(table):
-            values, of_rows = quantised(rows)
-            file.write(values.data)
-            scales.append(of_rows)
-    np.save(folder / f"{name}_scales.npy", np.concatenate(scales))
+    for name, table in tables.items():
+        values = new_array(folder / f"{name}_int8.npy", np.int8, table.shape)
+        scales = new_array(folder / f"{name}_scales.npy", np.float32, table.shape[:1])
+        for place, rows in _chunks(table):
+            values[place], scales[place] = quantised(rows)
 
 
-def _write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+def _write_parquet(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME-00000-of-0000n.parquet`: row, paper_id, title, year and `vector` as fixed_size_list<float16>(D)
-    N, D = table.shape
-    rows_a_shard = max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS)
-    firsts = range(0, N, rows_a_shard)
+    N, D = tables["target"].shape
+    shards = pieces(N, max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS))
     papers = papers.select(["row", "paper_id", "title", "year"])
     schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
-    for shard, first in enumerate(firsts):
-        with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{len(firsts):05d}.parquet", schema) as writer:
-            for start, rows in zip(range(first, N, CHUNK_ROWS), _chunks(table[first : first + rows_a_shard]), strict=False):
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(_as_float16(rows).ravel()), D)
-                writer.write_table(papers.slice(start, len(rows)).append_column("vector", vectors))
+    for name, (number, shard) in itertools.product(tables, enumerate(shards)):
+        with pa.parquet.ParquetWriter(folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet", schema) as writer:
+            for place, rows in _chunks(tables[name][shard]):
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), D)
+                writer.write_table(papers[shard][place].append_column("vector", vectors))
 
 
 def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
@@ -101,17 +97,17 @@ def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.T
     with open(folder / "embeddings.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for table in tables.values():
-            for rows in _chunks(table):
-                file.write(_as_float16(rows).data)
+            file.writelines(rows.astype(np.float16, "C").data for _, rows in _chunks(table))
 
 
-def _write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+def _write_word2vec(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`
-    with open(folder / f"{name}.bin", "wb") as file:
-        file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
-        for place, rows in enumerate(_chunks(table)):
-            keys = papers["paper_id"].slice(place * CHUNK_ROWS, len(rows)).to_pylist()
-            file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
+    for name, table in tables.items():
+        with open(folder / f"{name}.bin", "wb") as file:
+            file.write("{} {}\n".format(*table.shape).encode())
+            for place, rows in _chunks(table):
+                keys = papers["paper_id"][place].to_pylist()
+                file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
 
 
 def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> int:
@@ -147,21 +143,13 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
         write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
 
 
-def _each(write_one: Callable) -> Callable:
-    def write(folder, tables, papers):
-        for name, table in tables.items():
-            write_one(folder, name, table, papers)
-
-    return write
-
-
 FORMS: dict[str, _Form] = {
-    "npy_float16": _Form(_each(_write_npy), lambda N, D: 4 * N * D, _as_float16),
-    "npy_float32": _Form(_each(lambda *one: _write_npy(*one, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
-    "int8": _Form(_each(_write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
-    "parquet": _Form(_each(_write_parquet), lambda N, D: 2 * N * (2 * D + 60), _as_float16),
-    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, _as_float16),
-    "word2vec": _Form(_each(_write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
+    "npy_float16": _Form(_write_npy, lambda N, D: 4 * N * D, np.float16),
+    "npy_float32": _Form(partial(_write_npy, dtype=np.float32), lambda N, D: 8 * N * D, np.float32),
+    "int8": _Form(_write_int8, lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
+    "parquet": _Form(_write_parquet, lambda N, D: 2 * N * (2 * D + 60), np.float16),
+    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, np.float16),
+    "word2vec": _Form(_write_word2vec, lambda N, D: 2 * N * (4 * D + 12), np.float32),
     "projector": _Form(_write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
 }
 
