@@ -21,11 +21,9 @@ from helpers.pairs.build import Pairs
 CANDIDATES = 1000
 MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
 LARGE, POOL = 1 << 20, 1 << 16  # of more papers, all candidates are drawn from 2 x POOL: a table on a disk is read for these alone
-HITS = (1, 10, 50)
 CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
 FEWEST = 20  # papers of a label
 MOST_ASKED = 2000  # papers whose neighbours are looked at
-MOST_TAUGHT = 10_000  # papers that a classifier is taught by and tried on
 
 
 def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,8 +48,7 @@ class Questions:
         self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
         self.excluded = (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
         for query, papers, excluded in zip(self.queries, self.candidates, self.excluded, strict=True):
-            known = pairs.contexts[pairs.indptr[query] : pairs.indptr[query + 1]]  # they ascend
-            excluded |= np.append(known, -1)[np.searchsorted(known, papers)] == papers
+            excluded |= np.isin(papers, pairs.contexts[pairs.indptr[query] : pairs.indptr[query + 1]])
 
     def ranks(self, scores: Scores, values_per_paper: int = 1) -> dict[str, np.ndarray]:
         """The answers' ranks by each score, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
@@ -97,7 +94,7 @@ def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
     reciprocal, generator = 1 / ranks, np.random.default_rng(seed)
     means = [reciprocal[generator.integers(0, len(ranks), len(ranks))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
-    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in HITS}
+    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in (1, 10, 50)}
     return {"mrr": float(reciprocal.mean()), "mrr_low": float(low), "mrr_high": float(high), **hits}
 
 
@@ -162,14 +159,14 @@ def topic_scores(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int
     """What vectors float (N, D) know of labels int64 (N,), -1 for none: scores from 0 to 1, beside chance; {} where there is one label.
 
     same label: the share of the k nearest labelled papers by cosine, mean of MOST_ASKED papers; accuracy: of logistic regression, weight
-    decay chosen by cross-validation, on vectors of length 1, taught by one half of MOST_TAUGHT labelled papers, asked the other."""
+    decay chosen by cross-validation, on vectors of length 1, taught by one half of 10,000 labelled papers, asked the other."""
     known = np.flatnonzero(labels >= 0)
     if len(known) < 3 * FEWEST or labels.max() < 1:
         return {}
     drawn, shares = np.random.default_rng(seed).permutation(known), np.bincount(labels[known]) / len(known)
     queries = np.sort(drawn[:MOST_ASKED])
     near, _ = nearest(vectors, queries, k, labels >= 0)
-    taught, asked = np.array_split(drawn[:MOST_TAUGHT], 2)
+    taught, asked = np.array_split(drawn[:10_000], 2)
     model = LogisticRegressionCV(Cs=5, cv=3, solver="newton-cg", max_iter=1000).fit(normalised(vectors[taught]), labels[taught])
     right = {"same label": labels[near] == labels[queries, None], "chance": (shares**2).sum()}
     right["accuracy"] = model.predict(normalised(vectors[asked])) == labels[asked]
@@ -178,7 +175,7 @@ def topic_scores(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int
 
 
 def agreement(first: np.ndarray, second: np.ndarray, k: int = 10, seed: int = 0) -> float:
-    """The share of a paper's k nearest that two tables agree on, mean of MOST_ASKED papers: two seeds of one training say how far to trust.
+    """The share of a paper's k nearest that two tables agree on, mean of MOST_ASKED papers: of two seeds it says how far to trust them.
 
     first, second: float (N, D1) and (N, D2), the same papers in the same rows; UserError where there are more of one."""
     if len(first) != len(second):
