@@ -16,8 +16,6 @@ from helpers.errors import UserError
 from helpers.rows.bfloat16 import ReadThrough
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
-RANDOM_PAPERS = 1000  # that say how a score between strangers is
-MEAN_ROWS = 1 << 14  # that the mean row of a table is taken of
 COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
 SIMILARITIES = {  # (the queries' table, the answers'), whose scores are summed
     COSINE: (("centred", "centred"),),
@@ -55,10 +53,9 @@ def rows_with_id(papers: pa.Table, line: str) -> np.ndarray:
 
 
 def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
-    """Rows of the papers whose id, DOI or PMID is `query` or whose title contains it (letter case ignored), most cited first.
+    """Rows int64 (`most` at most) of papers whose id, DOI or PMID is `query` or whose title contains it in any case, most cited first.
 
-    papers: with paper_id and title, perhaps doi and pmid, in descending degree; at most `most` rows, int64. An empty query gives the most
-    cited that can be shown. UserError, with titles that hold most of its words, for no match."""
+    papers: in descending degree. An empty query gives the most cited that can be shown, no match a UserError with the nearest titles."""
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
     rows = rows_with_id(papers, query)
@@ -79,8 +76,7 @@ def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
 def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
     """(rows int64 of the papers that a pasted list of references names, the lines that name none): a DOI, PMID, id or title a line.
 
-    A title counts where all its words stand in the line, one after the other, and there are LEAST_WORDS or more, or nothing else; of
-    several the longest, of papers with the same title the most cited."""
+    A title counts where it stands in the line and has LEAST_WORDS words, or is all of it: the longest, of the same the most cited."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [rows_with_id(papers, line).tolist() for line in lines]
     runs = [() if rows else _runs_of_words(line) for line, rows in zip(lines, found, strict=True)]
@@ -90,8 +86,8 @@ def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]
     row_of = dict(zip(plain.take(hits[::-1]).to_pylist(), hits[::-1].tolist(), strict=True))
     for rows, of_line in zip(found, runs, strict=True):
         rows += [row_of[run] for run in of_line if run in row_of][:1]
-    rows = np.array([row for rows in found for row in rows], np.int64)
-    return rows[np.sort(np.unique(rows, return_index=True)[1])], [line for line, rows in zip(lines, found, strict=True) if not rows]
+    rows = dict.fromkeys(row for rows in found for row in rows)
+    return np.array([*rows], np.int64), [line for line, rows in zip(lines, found, strict=True) if not rows]
 
 
 def _runs_of_words(line: str) -> list[str]:
@@ -109,8 +105,8 @@ def normalised(rows: np.ndarray) -> np.ndarray:
 
 def tables_of(target, context) -> dict:
     """What similarities are taken between: the two tables, float (N, D), and "centred": targets less their mean, but for rows of zeros."""
-    # the mean of more than MEAN_ROWS rows is that of so many, evenly spread over the degrees
-    rows = np.unique(np.linspace(0, len(target) - 1, MEAN_ROWS).astype(np.int64))
+    # the mean of more rows is that of so many, evenly spread over the degrees
+    rows = np.unique(np.linspace(0, len(target) - 1, 1 << 14).astype(np.int64))
     if hasattr(target, "expect"):
         target.expect(rows)
     some = torch.from_numpy(np.asarray(target[rows], np.float32))
@@ -126,9 +122,8 @@ def tables_of(target, context) -> dict:
 def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the highest scores for each query, best first, exactly: (rows int64 (Q, k), scores float32 (Q, k)).
 
-    parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
-    which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
-    few rows may be answers, or one holds NaN."""
+    parts: pairs (queries float (Q, D), vectors (N, D)), whose products, or cosines, are summed; allowed: bool (N,), possible answers; own:
+    int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError for too few answers, or NaN."""
     N, D = parts[0][1].shape
     allowed = np.ones(N, bool) if allowed is None else allowed
     most = int(allowed.sum()) - int(own is not None and allowed[own].any())
@@ -178,7 +173,7 @@ class Search:
     context: np.ndarray
     citations: tuple[np.ndarray, np.ndarray] | None = None
     reaching: Callable[[int], np.ndarray] | None = None  # the target table with a reach of so many steps; None where it cannot be had
-    _tables: dict[int, dict] = dataclasses.field(default_factory=dict)  # by reach
+    _tables: dict[int, dict] = dataclasses.field(default_factory=dict, init=False, repr=False)  # by reach
 
     def tables(self, reach: int = 0) -> dict:
         """`tables_of` the targets with this reach; UserError where it cannot be had."""
@@ -207,11 +202,10 @@ class Search:
         return allowed
 
     def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, reach: int = 0, **filters) -> pd.DataFrame:
-        """The k papers nearest to one paper, or to several together (`fold_in`), as a table to read.
+        """The k papers (or as many as may be answers) nearest to one paper, or to several together (`fold_in`), as a table to read.
 
-        similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; reach: smoothing steps over the target vectors, 0 to
-        find references, 16 to 32 for wider topics; filters: of `allowed`; percentile: the percentage of RANDOM_PAPERS that are further
-        away; row: in the tables. Fewer than k where fewer may be answers, UserError where none may."""
+        similarity: of SIMILARITIES, or "merged": each paper by its best rank; reach: smoothing steps over the targets, 16 to 32 for wider
+        topics; filters: of `allowed`; percentile: the percentage of 1,000 random papers that are further away. UserError for no answer."""
         if similarity not in (*SIMILARITIES, "merged"):
             raise UserError(f"There is no similarity {similarity!r}; choose one of {', '.join(SIMILARITIES)}, or merged.")
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
@@ -234,7 +228,7 @@ class Search:
         cosine, tables = "cosine" in name, self.tables(reach)
         parts = [(fold_in(tables[asked], rows), tables[answers]) for asked, answers in SIMILARITIES[name]]
         found, scores = top_k(parts, k, cosine, allowed)
-        strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(RANDOM_PAPERS, len(allowed)), replace=False))
+        strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(1000, len(allowed)), replace=False))
         _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine)
         percentile = 100 * (of_strangers[0] < scores[0][:, None]).mean(axis=1)
         return pd.DataFrame({"rank": np.arange(1, k + 1), "score": scores[0], "percentile": percentile, "by": name, "row": found[0]})
