@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +31,6 @@ NOTEBOOK = "notebook 04_evaluate_neighbors"
 CHUNK_ROWS = 1 << 16
 SHARD_BYTES = 900_000_000  # of a parquet file, uncompressed: Drive and browsers are happier below 1 GB
 PROJECTOR_POINTS = 10_000  # the Embedding Projector takes 100,000 at most and is slow long before
-RECALL_QUERIES = 500
 
 
 def _chunks(table: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -41,8 +38,7 @@ def _chunks(table: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     for place in pieces(len(table), CHUNK_ROWS):
         rows = np.asarray(table[place], np.float32)
         if not (np.abs(rows) <= 65_504).all():
-            found = f"Rows {place.start:,} to {place.stop:,} hold values that are not numbers or beyond 65,504"
-            raise ArtefactError(f"{found}; train again with a lower rate.")
+            raise ArtefactError(f"Rows {place.start:,} to {place.stop:,} hold values beyond 65,504 or not numbers; train at a lower rate.")
         yield place, rows
 
 
@@ -79,20 +75,19 @@ def _write_parquet(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table
     shards = pieces(N, max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS))
     papers = papers.select(["row", "paper_id", "title", "year"])
     schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
-    for name, (number, shard) in itertools.product(tables, enumerate(shards)):
-        with pa.parquet.ParquetWriter(folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet", schema) as writer:
-            for place, rows in _chunks(tables[name][shard]):
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), D)
-                writer.write_table(papers[shard][place].append_column("vector", vectors))
+    for name, table in tables.items():
+        for number, shard in enumerate(shards):
+            with pa.parquet.ParquetWriter(folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet", schema) as writer:
+                for place, rows in _chunks(table[shard]):
+                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), D)
+                    writer.write_table(papers[shard][place].append_column("vector", vectors))
 
 
 def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)
-    header, end = {}, 0
-    for name, table in tables.items():
-        first, end = end, end + 2 * table.shape[0] * table.shape[1]
-        header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [first, end]}
-    text = json.dumps(header).encode()
+    N, D = tables["target"].shape
+    facts = [{"dtype": "F16", "shape": [N, D], "data_offsets": [2 * N * D * place, 2 * N * D * (place + 1)]} for place in range(2)]
+    text = json.dumps(dict(zip(tables, facts, strict=True))).encode()
     text += b" " * (-len(text) % 8)
     with open(folder / "embeddings.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -145,7 +140,7 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
 
 FORMS: dict[str, _Form] = {
     "npy_float16": _Form(_write_npy, lambda N, D: 4 * N * D, np.float16),
-    "npy_float32": _Form(partial(_write_npy, dtype=np.float32), lambda N, D: 8 * N * D, np.float32),
+    "npy_float32": _Form(lambda *of: _write_npy(*of, np.float32), lambda N, D: 8 * N * D, np.float32),
     "int8": _Form(_write_int8, lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
     "parquet": _Form(_write_parquet, lambda N, D: 2 * N * (2 * D + 60), np.float16),
     "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, np.float16),
@@ -155,10 +150,10 @@ FORMS: dict[str, _Form] = {
 
 
 def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None = None) -> dict[str, float]:
-    """The share of the 10 nearest rows (cosine) of RECALL_QUERIES random papers that each form keeps; table: (N, D); shown: bool (N,)."""
+    """The share of the 10 nearest rows (cosine) of 500 random papers that each form keeps; table: (N, D); shown: bool (N,)."""
     # shown: the papers asked for and about, None for all
     possible = np.arange(len(table)) if shown is None else np.flatnonzero(shown)
-    queries = np.sort(np.random.default_rng(0).permutation(possible)[:RECALL_QUERIES])
+    queries = np.sort(np.random.default_rng(0).permutation(possible)[:500])
     k = min(10, len(possible) - 1)
     if k < 1:
         return dict.fromkeys(forms, 1.0)
@@ -254,14 +249,13 @@ def open_answer(config: Config, place: str = "") -> Answer:
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
-    settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
-    settings["extends"] = Path(settings.get("extends", "")).name
+    # what is shared should not tell of somebody's folders
+    settings |= {"dumps": [Path(dump).name for dump in settings["dumps"]], "extends": Path(settings.get("extends", "")).name}
     facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": read_manifest(trained.path, NOTEBOOK)["sha256"]}
     facts |= {"reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):
             facts["metrics"] = measured["metrics"]
-    return Answer(
-        str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs, tuple(citations), Path(config.out)
-    )
+    tables = map(Float32Rows, (trained.target, trained.context))
+    return Answer(str(trained.path), papers, *tables, facts, pairs, tuple(citations), Path(config.out))
