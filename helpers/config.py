@@ -100,8 +100,7 @@ class Config:
             settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
         dumps = map(str, settings["dumps"])
         settings["dumps"] = tuple(dump if REMOTE.match(dump) else str(Path(dump).expanduser().resolve()) for dump in dumps)
-        for name in {"out", "extends"} & {name for name, value in settings.items() if value}:
-            settings[name] = str(Path(settings[name]).expanduser().resolve())
+        settings |= {name: str(Path(settings[name]).expanduser().resolve()) for name in ("out", "extends") if settings.get(name)}
         return cls(**settings)
 
     def __post_init__(self):
