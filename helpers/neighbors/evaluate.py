@@ -15,21 +15,19 @@ from sklearn.linear_model import LogisticRegressionCV
 
 from helpers.errors import UserError
 from helpers.neighbors.baselines import Scores, baselines, pip_loss
-from helpers.neighbors.search import SIMILARITIES, nearest, normalised, tables_of
+from helpers.neighbors.search import CHUNK_VALUES, SIMILARITIES, nearest, normalised, tables_of
 from helpers.pairs.build import Pairs
 
 CANDIDATES = 1000
 MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
 LARGE, POOL = 1 << 20, 1 << 16  # of more papers, all candidates are drawn from 2 x POOL: a table on a disk is read for these alone
-CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
 FEWEST = 20  # papers of a label
 MOST_ASKED = 2000  # papers whose neighbours are looked at
 
 
 def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(validation, test) halves of the held-out citations int32 (n, 2), at most MOST_QUERIES each."""
-    half = len(heldout) // 2
-    return heldout[:half][:MOST_QUERIES], heldout[half:][:MOST_QUERIES]
+    return tuple(half[:MOST_QUERIES] for half in np.split(heldout, [len(heldout) // 2]))
 
 
 class Questions:
@@ -107,14 +105,13 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, citations=No
         return {}
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
     results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
-    untrained = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
-    results |= {"pip_loss": pip_loss(pairs, target), "test_with_an_untrained_end": untrained}
+    results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
     ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, citations, seed=seed))}
     results |= {kind: {name: summary(ranks, seed) for name, ranks in scores.items()} for kind, scores in ranked.items()}
     for name, ranks in of_validation.ranks_by_readings(target, context).items():
         results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
-    return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
+    return {**results, "pip_loss": pip_loss(pairs, target), "chosen_reading": chosen, **results["readings"][chosen]}
 
 
 def verdict(metrics: dict, epochs: int = 1) -> str:
