@@ -125,10 +125,8 @@ def _in_script(value) -> str:
 
 def read_judgements(path: Path) -> pd.DataFrame:
     """The judgements of a file, COLUMNS, with good "1" or "0"; none where there is no file; raises ArtefactError for another file."""
-    if not path.exists():
-        return pd.DataFrame(columns=COLUMNS)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=COLUMNS)
     except ValueError:
         table = pd.DataFrame()
     if list(table.columns) != COLUMNS or not table["good"].isin(["0", "1"]).all():
