@@ -176,8 +176,7 @@ def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
 def with_rows(papers: pa.Table) -> pa.Table:
     """The papers' columns of the export, with `row` int32 in front; behind them `doi` and `pmid`, if any paper has one."""
     others = [name for name in ("doi", "pmid") if name in papers.column_names and papers[name].null_count < len(papers)]
-    rows = pa.array(np.arange(len(papers), dtype=np.int32))
-    return papers.select(["paper_id", "title", "year", "degree", *others]).add_column(0, "row", rows)
+    return papers.select(["paper_id", "title", "year", "degree", *others]).add_column(0, "row", pa.array(range(len(papers)), pa.int32()))
 
 
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
