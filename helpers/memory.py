@@ -120,8 +120,8 @@ class Training:
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN)
-        start += (self.steps + 1) * table / WRITTEN if self.on_disk else 0  # columns are files, written at each step
+        # on disk columns are files, written at each step
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) + bool(self.on_disk) * (self.steps + 1) * table / WRITTEN
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
             Item("context rows", "disk" if self.gpu and self.on_disk else "RAM", N, table, phase="train"),
