@@ -19,7 +19,6 @@ from helpers.environment import checks
 from helpers.errors import ConfigError, TrainingError, UserError
 
 ABOUT_VALUES = "Execute the notebooks in order. In brackets stands what holds where neither you nor the preset say otherwise."
-LAST_NOTEBOOK = 6  # the side rooms, from 07 on, are not part of a run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,9 +35,7 @@ def parser() -> argparse.ArgumentParser:
     # a setting that is not given is None: the preset's value stays; what is said of each is the comment behind its field
     told = dict(re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(Config), re.MULTILINE))
     run.add_argument("--dump", dest="dumps", nargs="+", action="extend", default=[], metavar="PATH", help=told["dumps"])
-    run.add_argument(
-        "--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop cited works without a record"
-    )
+    run.add_argument("--drop-unrecorded", dest="keep_unrecorded", action="store_false", default=None, help="drop works without a record")
     run.add_argument("--drive-folder", default="", metavar="DIR", help="keep checkpoints and exports there, too (on Colab: below My Drive)")
     for name, kind in get_type_hints(Config).items():
         if name not in ("dumps", "keep_unrecorded", "warm_start"):
@@ -61,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
         files_of(config.dumps)  # a path that is not there is told at once
         places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
-        return _run(config, settings | places)
+        _run(config, settings | places)
+        return 0
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)
         return 2
@@ -70,17 +68,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(config: Config, settings: dict) -> int:
-    # Execute the notebooks up to LAST_NOTEBOOK, each on those of the settings that it declares as parameters and, where it has FILTERS (of
-    # the corpus) or SETTINGS, the others; executed copies go into `config.out`
+def _run(config: Config, settings: dict) -> None:
+    # Execute the notebooks 01 to 06 (the side rooms, from 07 on, are not part of a run), each on those of the settings that it declares as
+    # parameters and, where it has FILTERS (of the corpus) or SETTINGS, the others; executed copies go into `config.out`
     import papermill  # here: it takes a second to import, and a bad argument should be told at once
     from nbclient.exceptions import DeadKernelError
 
-    for library in ("asyncio", "papermill"):  # what they log of an interrupt or a killed kernel is told in one sentence instead
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # what libraries log of an interrupt or a killed kernel is told in one sentence instead
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the caller's: figures belong into the copies
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns about frozen modules otherwise
-    rooms = (8,) if config.preset == "words" else range(1, LAST_NOTEBOOK + 1)
+    rooms = (8,) if config.preset == "words" else range(1, 7)
     notebooks = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if int(path.name[:2]) in rooms]
     for place, notebook in enumerate(notebooks, start=1):
         declared = papermill.inspect_notebook(notebook)
@@ -104,7 +101,6 @@ def _run(config: Config, settings: dict) -> int:
                 sys.exit(f"{notebook.name} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {failed}")
         print(f"{line}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"Everything is in {config.out}")
-    return 0
 
 
 if __name__ == "__main__":

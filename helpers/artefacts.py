@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def sentences_for_disk_errors(path: Path, done: str = "written", refusals: dict 
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[Path]:
+def new_file(path: str | os.PathLike, folder: bool = False) -> Iterator[Path]:
     """A temporary place that becomes the file or folder `path` if the block ends well, else vanishes; ArtefactError if the disk refuses."""
     path = Path(path)
     with sentences_for_disk_errors(path):
@@ -42,6 +43,8 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.new-", dir=path.parent, ignore_cleanup_errors=True) as room:
             new = Path(room) / path.name
+            if folder:
+                new.mkdir()
             yield new
             for file in new.iterdir() if new.is_dir() else [new]:
                 _flush(file)
@@ -51,12 +54,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
             _flush(path.parent)
 
 
-@contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A new_file that is a folder."""
-    with new_file(path) as folder:
-        folder.mkdir()
-        yield folder
+new_folder = partial(new_file, folder=True)  # a new_file that is a folder
 
 
 def _flush(path: Path) -> None:

@@ -98,11 +98,9 @@ class Config:
         settings.update({name: value for name, value in changes.items() if value not in (None, "", (), []) or name == "warm_start"})
         if settings.get("heldout_after") is not None and changes.get("heldout") is None:
             settings["heldout"] = 0.2  # by date a fifth of the later papers' references, the usual protocol
-        dumps = map(str, settings["dumps"])
-        settings["dumps"] = tuple(dump if REMOTE.match(dump) else str(Path(dump).expanduser().resolve()) for dump in dumps)
-        for name in {"out", "extends"} & {name for name, value in settings.items() if value}:
-            settings[name] = str(Path(settings[name]).expanduser().resolve())
-        return cls(**settings)
+        dumps = (dump if REMOTE.match(dump) else str(Path(dump).expanduser().resolve()) for dump in map(str, settings["dumps"]))
+        settings |= {name: str(Path(settings[name]).expanduser().resolve()) for name in ("out", "extends") if settings.get(name)}
+        return cls(**settings | {"dumps": tuple(dumps)})
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -125,10 +123,8 @@ class Config:
 
     def part(self, names: tuple[str, ...]) -> dict:
         """The settings of one stage (CORPUS_SETTINGS, PAIRS_SETTINGS, TRAINING_SETTINGS) as a JSON-ready dict."""
-        values = {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
-        if "dumps" in values:  # these settings are written into artefacts, which are shared
-            values["dumps"] = [SIGNED.sub("", dump) for dump in values["dumps"]]
-        return values
+        values = {**vars(self), "dumps": [SIGNED.sub("", dump) for dump in self.dumps]}  # they are written into artefacts, which are shared
+        return {name: list(value) if isinstance(value := values[name], tuple) else value for name in names}
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts, `out/stage`."""

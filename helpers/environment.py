@@ -60,9 +60,7 @@ def _device_name() -> str:
     # The GPU's name and memory
     import torch
 
-    if not torch.cuda.is_available():
-        return "no GPU"
-    return f"{torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB)"
+    return f"{torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB)" if torch.cuda.is_available() else "no GPU"
 
 
 def start_notebook() -> None:

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -15,7 +14,7 @@ OURS, OTHERS, MARK = "#2a6f97", "#a9b4bd", "#d1495b"
 SIDES = (("left", "center", 6, 0), ("right", "center", -6, 0), ("center", "bottom", 0, 6), ("center", "top", 0, -6))  # of a point
 
 
-def training_curves(log: pd.DataFrame, chance: float) -> Figure:
+def training_curves(log: pd.DataFrame, chance: float) -> plt.Figure:
     """Loss a pair, and where they were measured validation MRR and PIP loss, over the pairs trained; log: log.csv's columns."""
     labels = {"loss": "loss a pair (nats)", "mrr": "validation MRR", "pip_loss": "PIP loss of the targets"}
     curves = [log.dropna(subset=[name]).set_index("pairs")[name] for name in labels if name in log and log[name].notna().any()]
@@ -34,17 +33,16 @@ def training_curves(log: pd.DataFrame, chance: float) -> Figure:
     return figure
 
 
-def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray, queries: int) -> Figure:
+def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray, queries: int) -> plt.Figure:
     """A result list as a map with as many titles as fit, the first ones first; points: float (n, 2); titles: str or None (n,)."""
     # colours: years float (n,), NaN where unknown, or names object (n,); queries: how many papers, the first ones, are what was asked
     figure, axes = _map(title, points)
     known, style = colours != "other", {"s": 26, "linewidths": 0, "zorder": 2}
     if colours.dtype != object:
         known = ~np.isnan(colours)
-        shades = axes.scatter(*points[known].T, c=colours[known], cmap="viridis_r", **style)
+        dots = axes.scatter(*points[known].T, c=colours[known], cmap="viridis_r", **style)
         if known.any():
-            bar = figure.colorbar(shades, ax=axes, cax=figure.add_axes((0.78, 0.975, 0.2, 0.012)), orientation="horizontal")
-            bar.locator = MaxNLocator(4, integer=True)
+            figure.colorbar(dots, figure.add_axes((0.78, 0.975, 0.2, 0.012)), orientation="horizontal", ticks=MaxNLocator(4, integer=True))
     for place, name in enumerate(sorted(set(colours[known])) if colours.dtype == object else ()):
         axes.scatter(*points[colours == name].T, color=plt.get_cmap("tab10")(place), label=name, **style)
     if not known.all():
@@ -55,7 +53,7 @@ def result_map(title: str, points: np.ndarray, titles: list, colours: np.ndarray
     return figure
 
 
-def corpus_map(title: str, points: np.ndarray, topics: pd.DataFrame) -> Figure:
+def corpus_map(title: str, points: np.ndarray, topics: pd.DataFrame) -> plt.Figure:
     """All papers as a density image with the names of its topics. points: float32 (N, 2); topics: of explore.name_topics."""
     from scipy.ndimage import gaussian_filter  # here: scipy is needed for maps alone
 
@@ -65,11 +63,11 @@ def corpus_map(title: str, points: np.ndarray, topics: pd.DataFrame) -> Figure:
     density = gaussian_filter(counts.T, max(1, 250 / np.sqrt(len(points))))  # of few papers each is a larger spot
     darkest = np.quantile(density[density > density.mean()], 0.98)  # and not the one spot where many coincide
     axes.imshow(density, extent=sum(limits, ()), origin="lower", aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0, darkest))
-    _write_what_fits(axes, topics[["x", "y"]].to_numpy(), [_shown(words) for words in topics["words"]], fontsize=8.5, middle=True)
+    _write_what_fits(axes, topics[["x", "y"]].to_numpy(), [_shown(words) for words in topics["words"]], 8.5, [("center", "center", 0, 0)])
     return figure
 
 
-def _map(title: str, points: np.ndarray) -> tuple[Figure, plt.Axes]:
+def _map(title: str, points: np.ndarray) -> tuple[plt.Figure, plt.Axes]:
     figure = plt.figure(figsize=(11, 8.5))  # inches
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.93))
     axes.set_axis_off()
@@ -88,10 +86,9 @@ def _shown(title: str | None, most: int = 120) -> str:
     return line if len(line) <= most else line[:most].rsplit(" ", 1)[0] + " …"
 
 
-def _write_what_fits(axes: plt.Axes, points: np.ndarray, texts: list[str], fontsize: float, middle: bool = False) -> None:
+def _write_what_fits(axes: plt.Axes, points: np.ndarray, texts: list[str], fontsize: float, sides=SIDES) -> None:
     # Write texts, in their order, beside their points (or on them): those that would cover another or leave the map are left out
     inside, taken = axes.get_window_extent(), []
-    sides = (("center", "center", 0, 0),) if middle else SIDES
     for point, text in zip(points, texts, strict=True):
         label = axes.annotate(text, point, textcoords="offset points", xytext=(0, 0), fontsize=fontsize, parse_math=False, zorder=5)
         label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])

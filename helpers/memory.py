@@ -1,39 +1,38 @@
 """What each stage needs of memory, disk and time, against what this machine has: told, and refused, before anything is allocated."""
 
 import dataclasses
-import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from helpers.errors import ConfigError
 
 WORK_BYTES = 900_000_000  # Python, torch and a batch, beside the tables (measured: 0.7 GB)
 TRAINING_BYTES = 450_000_000  # the same without what other stages load (measured: 0.25 to 0.45 GB)
 DRAWN, SMOOTHED, WRITTEN = 1.2e8, 3e9, 3e8  # a second, on 2 cores (measured): random values made, values smoothed, bytes of checkpoints
-STARTING_SECONDS = 5  # TensorBoard's libraries above all
-READING = {True: (0.3, 4, 60e6), False: (0.1, 2, 150e6)}  # compressed or not: bytes of RAM and of disk a byte of a dump; bytes a second
-COLUMN_VALUES = 80_000_000  # float32 values of the columns smoothed at a time for a longer reach: three such tables are 1 GB
-VALIDATION_VALUES = 800_000  # times D: 400 citations with 1,000 candidates in two tables, at 3 ns each (measured)
+READING = {True: (0.3, 4, 1 / 60e6), False: (0.1, 2, 1 / 150e6)}  # compressed or not: bytes of RAM and of disk, and seconds, a byte of it
+VALIDATION = 400 * 1000 * 2 * 3e-9  # times D, seconds: of citations with candidates in two tables, at 3 ns each (measured)
 START_COLUMNS = 64  # smoothed at a time for the warm start: two tables of so many columns, as rows are stored
 CUDA_BYTES = 1_500_000_000  # of RAM that CUDA takes (an estimate: not yet measured)
 TABLES = ("target", "context")
-GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # limit and usage: version 2, 1
+# limit, usage, and how what is used below a group begins in memory.stat: version 2, version 1
+GROUP_FILES = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_ram() -> int:
     """Bytes of RAM that this process may still take: what the system has available, or less where a control group caps it."""
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    meminfo = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    free = [meminfo["MemAvailable"]] if meminfo else []
+    meminfo = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
+    free = [1024 * int(size) for size in re.findall(r"MemAvailable: *(\d+)", meminfo)]
     for folder in _control_groups():
-        for limit, usage in GROUP_FILES:
+        for limit, usage, prefix in GROUP_FILES:
             if (folder / limit).exists() and (text := (folder / limit).read_text().strip()).isdecimal():
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                cache = sum(int(stat.get(f"total_{name}", stat.get(name, 0))) for name in ("inactive_file", "active_file"))
-                free.append(int(text) - int((folder / usage).read_text()) + cache)  # files in memory give way
+                cache = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+                free.append(int(text) - int((folder / usage).read_text()) + sum(map(int, cache)))  # files in memory give way
     return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
 
 
@@ -62,10 +61,9 @@ def _control_groups() -> Iterator[Path]:
 
 def reading_needs(files: list) -> dict:
     """What notebook 01 needs to read some files (corpus.dumps.DumpFile), from their sizes; memory follows the papers, not the citations."""
-    parts = [(file.size, *READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files]
-    ram, disk = WORK_BYTES + sum(int(size * ram) for size, ram, _, _ in parts), sum(size * disk for size, _, disk, _ in parts)
+    ram, disk, seconds = sum(file.size * np.array(READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files)
     advice = "read a part of the dump, or choose a runtime with more of it"
-    return {"ram": ram, "disk": disk, "seconds": 5 + sum(size / rate for size, _, _, rate in parts), "advice": advice}
+    return {"ram": WORK_BYTES + int(ram), "disk": int(disk), "seconds": 5 + float(seconds), "advice": advice}
 
 
 def pair_needs(N: int, E: int) -> dict:
@@ -75,8 +73,8 @@ def pair_needs(N: int, E: int) -> dict:
 
 
 def columns_at_a_time(N: int) -> int:
-    """How many columns of N rows are smoothed at a time, 16 to 64: three float32 tables of so many columns are held."""
-    return max(16, min(64, COLUMN_VALUES // N // 16 * 16))
+    """How many columns of N rows are smoothed at a time, 16 to 64: three float32 tables of so many columns are held, of 1 GB."""
+    return max(16, min(64, 80_000_000 // N // 16 * 16))
 
 
 def checkpoint_bytes(N: int, D: int, value_bytes: int = 2, state_bytes: int = 4) -> int:
@@ -117,26 +115,26 @@ class Training:
     gpu: int = 0  # bytes of device memory for rows
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
-    def items(self, rate: float = math.inf) -> list[Item]:
+    def items(self, rate: float = np.inf) -> list[Item]:
         """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
-        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN)
-        start += (self.steps + 1) * table / WRITTEN if self.on_disk else 0  # columns are files, written at each step
+        # on disk columns are files, written at each step
+        start = self.D * (self.steps * self.P / SMOOTHED + N / DRAWN) + bool(self.on_disk) * (self.steps + 1) * table / WRITTEN
         items = [
             Item("target rows", "disk" if self.on_disk else "RAM", N, table),
             Item("context rows", "disk" if self.gpu and self.on_disk else "RAM", N, table, phase="train"),
             Item(f"warm start, {columns} columns at a time", "RAM", N, 2 * N * columns * self.value_bytes, start, "start"),
             Item("noise, optimiser state, order of the papers", "RAM", N, (8 + 2 * self.state_bytes) * N),
             Item("where an epoch's blocks begin", "RAM", N, 24 * N, phase="train"),
-            Item("Python, its libraries, a batch", "RAM", 0, libraries, STARTING_SECONDS),
+            Item("Python, its libraries, a batch", "RAM", 0, libraries, 5),  # seconds: TensorBoard's libraries above all
             Item(f"training, {self.epochs} x {self.P:,} pairs", "", 0, 0, self.epochs * self.P / rate),
-            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION_VALUES * self.D * 3e-9),
+            Item(f"validation, {self.epochs + 1} times", "", 0, 0, (self.epochs + 1) * VALIDATION * self.D),
             Item("checkpoints: two, and one being written", "disk", N, 3 * checkpoint, checkpoint / WRITTEN, "train"),
         ]
-        hottest = [(table, rows) for table, rows in hot_rows(N, row, self.gpu).items() if rows]
-        items += [Item(f"the hottest {table} rows, as they are trained", "GPU memory", rows, rows * row) for table, rows in hottest]
+        hot = hot_rows(N, row, self.gpu).items()
+        items += [Item(f"the hottest {name} rows, as they are trained", "GPU memory", rows, rows * row) for name, rows in hot if rows]
         if self.on_disk:
             items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
         return items
@@ -148,24 +146,23 @@ class Training:
 
     def placed(self, ram: int) -> "Training":
         """The same with targets in RAM where all fits into `ram` bytes, else in a file; ConfigError, with each change that would fit."""
-        ways = (False, True) if self.on_disk is None else (self.on_disk,)
-        plans = [dataclasses.replace(self, on_disk=way) for way in ways]
-        for plan in plans:
+        for way in (False, True) if self.on_disk is None else (self.on_disk,):
+            plan = dataclasses.replace(self, on_disk=way)
             if plan.needs("RAM") <= ram:
                 return plan
 
         def fits(**change) -> bool:
-            return dataclasses.replace(plans[-1], **change).needs("RAM") <= ram
+            return dataclasses.replace(plan, **change).needs("RAM") <= ram
 
         changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
         dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
         changes.append((f"dimensions = {dimensions}", dimensions))
         advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
-        needed = f"{self.N:,} papers x {self.D} need {plans[-1].needs('RAM') / 1e9:.1f} GB of RAM"
+        needed = f"{self.N:,} papers x {self.D} need {plan.needs('RAM') / 1e9:.1f} GB of RAM"
         raise ConfigError(f"{needed}, but {ram / 1e9:.1f} GB are available; {advice} would fit.")
 
 
-def training_needs(plan: Training, rate: float = math.inf, there: int = 0) -> dict:
+def training_needs(plan: Training, rate: float = np.inf, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
     disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
     seconds = sum(item.seconds for item in plan.items(rate))
@@ -213,10 +210,7 @@ def preflight(out: Path, ram: int, disk: int, seconds: float, advice: str, drive
         if need > here:
             raise ConfigError(f"This step needs {need / 1e9:.1f} GB of {what}, but {here / 1e9:.1f} GB are available; {advice}.")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs without"
-    return [
-        ("RAM", in_words(ram), f"{in_words(free_ram)} available"),
-        ("GPU", "not needed", gpu),
-        ("disk", in_words(disk), f"{in_words(free_disk)} free"),
-        ("Drive", in_words(drive) if drive else "nothing", "checked when it is mounted" if drive else ""),
-        ("time", _in_minutes(seconds), "on 2 idle cores"),
-    ]
+    on_drive = (in_words(drive), "checked when it is mounted") if drive else ("nothing", "")
+    rows = [("RAM", in_words(ram), f"{in_words(free_ram)} available"), ("GPU", "not needed", gpu)]
+    rows += [("disk", in_words(disk), f"{in_words(free_disk)} free"), ("Drive", *on_drive)]
+    return [*rows, ("time", _in_minutes(seconds), "on 2 idle cores")]

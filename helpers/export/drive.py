@@ -57,10 +57,9 @@ def flush_and_unmount() -> None:
 def _copy(source: Path, copy: Path, on_bytes=lambda count: None) -> None:
     # Copy a finished folder: every file is opened again and compared by its sha256; a folder without the manifest is not whole
     manifest = read_manifest(source, "the notebook that makes it", verify=True)
-    need = _size(source) + SPARE_BYTES
     hashes = {file: facts["sha256"] for file, facts in manifest["files"].items()} | {MANIFEST: sha256(source / MANIFEST)}
     with contextlib.ExitStack() as undone, _sentences(copy):
-        if need > (free := shutil.disk_usage(copy.parent).free):
+        if (need := _size(source) + SPARE_BYTES) > (free := shutil.disk_usage(copy.parent).free):
             advice = "choose a smaller form (int8 is the smallest that keeps the neighbours), or make room (Drive's Trash counts too)"
             raise ArtefactError(f"{copy.parent} has {free / 1e9:.2f} GB free, but {need / 1e9:.2f} GB are needed; {advice}.")
         undone.callback(_erase, copy)  # also where the cell is stopped

@@ -24,27 +24,22 @@ from helpers.neighbors.evaluate import evaluate
 from helpers.neighbors.search import Search, answerable, nearest
 from helpers.pairs.build import Pairs
 from helpers.rows.bfloat16 import Float32Rows, ReadThrough
+from helpers.rows.files import pieces
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"
 CHUNK_ROWS = 1 << 16
 SHARD_BYTES = 900_000_000  # of a parquet file, uncompressed: Drive and browsers are happier below 1 GB
 PROJECTOR_POINTS = 10_000  # the Embedding Projector takes 100,000 at most and is slow long before
-RECALL_QUERIES = 500
 
 
-def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
-    # The rows of (N, D), CHUNK_ROWS at a time, as float32; raises ArtefactError for values that float16 cannot hold, either
-    for first in range(0, len(table), CHUNK_ROWS):
-        rows = np.asarray(table[first : first + CHUNK_ROWS], np.float32)
+def _chunks(table: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    # (place, rows as float32) of (N, D), CHUNK_ROWS at a time; raises ArtefactError for values that float16 cannot hold, either
+    for place in pieces(len(table), CHUNK_ROWS):
+        rows = np.asarray(table[place], np.float32)
         if not (np.abs(rows) <= 65_504).all():
-            found = f"Rows {first:,} to {first + len(rows):,} hold values that are not numbers or beyond 65,504"
-            raise ArtefactError(f"{found}; train again with a lower rate.")
-        yield rows
-
-
-def _as_float16(rows: np.ndarray) -> np.ndarray:
-    return rows.astype(np.float16)
+            raise ArtefactError(f"Rows {place.start:,} to {place.stop:,} hold values beyond 65,504 or not numbers; train at a lower rate.")
+        yield place, rows
 
 
 def quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,60 +53,56 @@ def dequantised(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.array(values)).float().mul_(torch.from_numpy(np.array(scales))[:, None]).numpy()  # by all cores
 
 
-def _write_npy(folder: Path, name: str, table: np.ndarray, papers: pa.Table, convert: Callable = _as_float16) -> None:
-    # `NAME.npy` (N, D) of what `convert` makes of float32 rows: float16 or float32
-    with open_npy(folder / f"{name}.npy", convert(np.empty(0, np.float32)).dtype, *table.shape) as file:
-        for rows in _chunks(table):
-            file.write(np.ascontiguousarray(convert(rows)).data)
+def _write_npy(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table, dtype=np.float16) -> None:
+    # `NAME.npy` (N, D): float16 or float32
+    for name, table in tables.items():
+        with open_npy(folder / f"{name}.npy", dtype, *table.shape) as file:
+            file.writelines(rows.astype(dtype, "C").data for _, rows in _chunks(table))
 
 
-def _write_int8(folder: Path, name: str, table: np.ndarray, papers: pa.Table | None = None) -> None:
+def _write_int8(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME_int8.npy` int8 (N, D) and `NAME_scales.npy` float32 (N,)
-    scales = []
-    with open_npy(folder / f"{name}_int8.npy", np.int8, *table.shape) as file:
-        for rows in _chunks(table):
-            values, of_rows = quantised(rows)
-            file.write(values.data)
-            scales.append(of_rows)
-    np.save(folder / f"{name}_scales.npy", np.concatenate(scales))
+    for name, table in tables.items():
+        values = new_array(folder / f"{name}_int8.npy", np.int8, table.shape)
+        scales = new_array(folder / f"{name}_scales.npy", np.float32, table.shape[:1])
+        for place, rows in _chunks(table):
+            values[place], scales[place] = quantised(rows)
 
 
-def _write_parquet(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+def _write_parquet(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME-00000-of-0000n.parquet`: row, paper_id, title, year and `vector` as fixed_size_list<float16>(D)
-    N, D = table.shape
-    rows_a_shard = max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS)
-    firsts = range(0, N, rows_a_shard)
+    N, D = tables["target"].shape
+    shards = pieces(N, max(CHUNK_ROWS, SHARD_BYTES // (2 * D) // CHUNK_ROWS * CHUNK_ROWS))
     papers = papers.select(["row", "paper_id", "title", "year"])
     schema = papers.schema.append(pa.field("vector", pa.list_(pa.float16(), D)))
-    for shard, first in enumerate(firsts):
-        with pa.parquet.ParquetWriter(folder / f"{name}-{shard:05d}-of-{len(firsts):05d}.parquet", schema) as writer:
-            for start, rows in zip(range(first, N, CHUNK_ROWS), _chunks(table[first : first + rows_a_shard]), strict=False):
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(_as_float16(rows).ravel()), D)
-                writer.write_table(papers.slice(start, len(rows)).append_column("vector", vectors))
+    for name, table in tables.items():
+        for number, shard in enumerate(shards):
+            with pa.parquet.ParquetWriter(folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet", schema) as writer:
+                for place, rows in _chunks(table[shard]):
+                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), D)
+                    writer.write_table(papers[shard][place].append_column("vector", vectors))
 
 
 def _write_safetensors(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `embeddings.safetensors`, float16: 8 bytes of header length, a JSON header, the raw rows (the library would build it in memory)
-    header, end = {}, 0
-    for name, table in tables.items():
-        first, end = end, end + 2 * table.shape[0] * table.shape[1]
-        header[name] = {"dtype": "F16", "shape": list(table.shape), "data_offsets": [first, end]}
-    text = json.dumps(header).encode()
+    N, D = tables["target"].shape
+    facts = [{"dtype": "F16", "shape": [N, D], "data_offsets": [2 * N * D * place, 2 * N * D * (place + 1)]} for place in range(2)]
+    text = json.dumps(dict(zip(tables, facts, strict=True))).encode()
     text += b" " * (-len(text) % 8)
     with open(folder / "embeddings.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for table in tables.values():
-            for rows in _chunks(table):
-                file.write(_as_float16(rows).data)
+            file.writelines(rows.astype(np.float16, "C").data for _, rows in _chunks(table))
 
 
-def _write_word2vec(folder: Path, name: str, table: np.ndarray, papers: pa.Table) -> None:
+def _write_word2vec(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> None:
     # `NAME.bin`, word2vec's binary form: `N D`, then key, space, D float32 each; keys are paper ids, white space in them made `_`
-    with open(folder / f"{name}.bin", "wb") as file:
-        file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
-        for place, rows in enumerate(_chunks(table)):
-            keys = papers["paper_id"].slice(place * CHUNK_ROWS, len(rows)).to_pylist()
-            file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
+    for name, table in tables.items():
+        with open(folder / f"{name}.bin", "wb") as file:
+            file.write("{} {}\n".format(*table.shape).encode())
+            for place, rows in _chunks(table):
+                keys = papers["paper_id"][place].to_pylist()
+                file.writelines("_".join(key.split()).encode() + b" " + row.tobytes() for key, row in zip(keys, rows, strict=True))
 
 
 def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Table) -> int:
@@ -147,30 +138,22 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
         write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
 
 
-def _each(write_one: Callable) -> Callable:
-    def write(folder, tables, papers):
-        for name, table in tables.items():
-            write_one(folder, name, table, papers)
-
-    return write
-
-
 FORMS: dict[str, _Form] = {
-    "npy_float16": _Form(_each(_write_npy), lambda N, D: 4 * N * D, _as_float16),
-    "npy_float32": _Form(_each(lambda *one: _write_npy(*one, convert=np.asarray)), lambda N, D: 8 * N * D, np.asarray),
-    "int8": _Form(_each(_write_int8), lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
-    "parquet": _Form(_each(_write_parquet), lambda N, D: 2 * N * (2 * D + 60), _as_float16),
-    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, _as_float16),
-    "word2vec": _Form(_each(_write_word2vec), lambda N, D: 2 * N * (4 * D + 12), lambda rows: rows),
+    "npy_float16": _Form(_write_npy, lambda N, D: 4 * N * D, np.float16),
+    "npy_float32": _Form(lambda *of: _write_npy(*of, np.float32), lambda N, D: 8 * N * D, np.float32),
+    "int8": _Form(_write_int8, lambda N, D: 2 * N * (D + 4), lambda rows: dequantised(*quantised(rows))),
+    "parquet": _Form(_write_parquet, lambda N, D: 2 * N * (2 * D + 60), np.float16),
+    "safetensors": _Form(_write_safetensors, lambda N, D: 4 * N * D, np.float16),
+    "word2vec": _Form(_write_word2vec, lambda N, D: 2 * N * (4 * D + 12), np.float32),
     "projector": _Form(_write_projector, lambda N, D: min(N, PROJECTOR_POINTS) * (9 * D + 90), lambda rows: rows.round(5)),
 }
 
 
 def recall_at_10(table: np.ndarray, forms: list[str], shown: np.ndarray | None = None) -> dict[str, float]:
-    """The share of the 10 nearest rows (cosine) of RECALL_QUERIES random papers that each form keeps; table: (N, D); shown: bool (N,)."""
+    """The share of the 10 nearest rows (cosine) of 500 random papers that each form keeps; table: (N, D); shown: bool (N,)."""
     # shown: the papers asked for and about, None for all
     possible = np.arange(len(table)) if shown is None else np.flatnonzero(shown)
-    queries = np.sort(np.random.default_rng(0).permutation(possible)[:RECALL_QUERIES])
+    queries = np.sort(np.random.default_rng(0).permutation(possible)[:500])
     k = min(10, len(possible) - 1)
     if k < 1:
         return dict.fromkeys(forms, 1.0)
@@ -193,8 +176,7 @@ def sizes(forms: list[str], N: int, D: int) -> dict[str, int]:
 def with_rows(papers: pa.Table) -> pa.Table:
     """The papers' columns of the export, with `row` int32 in front; behind them `doi` and `pmid`, if any paper has one."""
     others = [name for name in ("doi", "pmid") if name in papers.column_names and papers[name].null_count < len(papers)]
-    rows = pa.array(np.arange(len(papers), dtype=np.int32))
-    return papers.select(["paper_id", "title", "year", "degree", *others]).add_column(0, "row", rows)
+    return papers.select(["paper_id", "title", "year", "degree", *others]).add_column(0, "row", pa.array(range(len(papers)), pa.int32()))
 
 
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
@@ -266,14 +248,13 @@ def open_answer(config: Config, place: str = "") -> Answer:
     pairs = Pairs(config)
     trained = trained_checkpoint(config, pairs.fingerprint)
     settings = {**report["config"], **pairs.manifest["config"], **trained.settings}
-    settings["dumps"] = [Path(dump).name for dump in settings["dumps"]]  # what is shared should not tell of somebody's folders
-    settings["extends"] = Path(settings.get("extends", "")).name
+    # what is shared should not tell of somebody's folders
+    settings |= {"dumps": [Path(dump).name for dump in settings["dumps"]], "extends": Path(settings.get("extends", "")).name}
     facts = {"config": settings, "epochs": trained.epoch, "commit": commit(), "checkpoint": read_manifest(trained.path, NOTEBOOK)["sha256"]}
     facts |= {"reach": 0, "metrics_are_of": "reach 0"}
     with contextlib.suppress(ArtefactError, KeyError):  # the scores that notebook 04 measured, if it was for these very vectors
         measured = read_manifest(config.folder("embeddings"), NOTEBOOK)
         if (measured["checkpoint"], measured["code_version"]) == (facts["checkpoint"], __version__):
             facts["metrics"] = measured["metrics"]
-    return Answer(
-        str(trained.path), papers, *map(Float32Rows, (trained.target, trained.context)), facts, pairs, tuple(citations), Path(config.out)
-    )
+    tables = map(Float32Rows, (trained.target, trained.context))
+    return Answer(str(trained.path), papers, *tables, facts, pairs, tuple(citations), Path(config.out))

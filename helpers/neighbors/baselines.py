@@ -12,7 +12,6 @@ from sklearn.utils.extmath import randomized_svd
 from helpers.pairs.build import Pairs
 
 PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
-SVD_DIMENSIONS = 128
 SVD_PAPERS = 1 << 18  # of more there is no SVD: it would take minutes
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # (queries (n,), papers (n, m)) -> name -> scores (n, m)
@@ -21,12 +20,12 @@ Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # (queries (
 def baselines(pairs: Pairs, citations: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0) -> Scores:
     """Scores of pairs of papers: random, popularity, common neighbours, Adamic-Adar, co-citation kNN, SVD of SPPMI.
 
-    citations: (indptr int64 (N+1,), cited int32 (E,)) by citing paper, held-out ones among them, which are not used; without them there is
-    no co-citation, of more than SVD_PAPERS papers no SVD. Adamic-Adar (2003): shared neighbours w, each 1 / ln degree(w). Co-citation kNN:
-    the sum, over the query's references r, of co-cited(r, paper) / sqrt(cited(r) cited(paper))."""
+    citations: (indptr int64 (N+1,), cited int32 (E,)), for co-citation, without those held out; of more than SVD_PAPERS papers there is no
+    SVD. Adamic-Adar (2003): shared neighbours w, each 1 / ln degree(w). Co-citation kNN: the sum, over the query's references r, of
+    co-cited(r, paper) / sqrt(cited(r) cited(paper))."""
     N, generator, degree = pairs.papers, np.random.default_rng(seed), np.diff(pairs.indptr)
     around, rare = _graph(pairs.indptr, pairs.contexts), 1 / np.log(np.maximum(degree, 2)).astype(np.float32)
-    tables = factorised(pairs, min(SVD_DIMENSIONS, N)) if N <= SVD_PAPERS else ()
+    tables = factorised(pairs, min(128, N)) if N <= SVD_PAPERS else ()
     if citations:
         cites, (citing, cited) = _graph(*citations), pairs.heldout.T
         hidden = csr_array((np.ones(2 * len(cited), np.float32), (np.append(citing, cited), np.append(cited, citing))), (N, N))
@@ -83,9 +82,8 @@ def factorised(pairs: Pairs, D: int, negatives: int = 5, seed: int = 0) -> tuple
 def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
     """How far inner products of rows E are from SPPMI: min over c of |c E E' - SPPMI| / |SPPMI| (Frobenius), from 0 to 1.
 
-    Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: they
-    are the learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers a sample of so many rows of
-    both matrices is compared; memory is bounded by their pairs."""
+    Pairwise inner product loss (Yin and Shen 2018), but the length of all rows and the mean row, which is subtracted, are left free: the
+    learning rate's and the noise's doing. table: reads as float32 (N, D). Of more than PIP_ROWS papers so many rows are compared."""
     N = pairs.papers
     rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
     of, columns, values = sppmi(pairs, rows, negatives)

@@ -15,23 +15,19 @@ from sklearn.linear_model import LogisticRegressionCV
 
 from helpers.errors import UserError
 from helpers.neighbors.baselines import Scores, baselines, pip_loss
-from helpers.neighbors.search import SIMILARITIES, nearest, normalised, tables_of
+from helpers.neighbors.search import CHUNK_VALUES, SIMILARITIES, nearest, normalised, tables_of
 from helpers.pairs.build import Pairs
 
 CANDIDATES = 1000
 MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
 LARGE, POOL = 1 << 20, 1 << 16  # of more papers, all candidates are drawn from 2 x POOL: a table on a disk is read for these alone
-HITS = (1, 10, 50)
-CHUNK_VALUES = 1 << 24  # float32 values of candidate rows at a time: 64 MB
 FEWEST = 20  # papers of a label
 MOST_ASKED = 2000  # papers whose neighbours are looked at
-MOST_TAUGHT = 10_000  # papers that a classifier is taught by and tried on
 
 
 def splits(heldout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(validation, test) halves of the held-out citations int32 (n, 2), at most MOST_QUERIES each."""
-    half = len(heldout) // 2
-    return heldout[:half][:MOST_QUERIES], heldout[half:][:MOST_QUERIES]
+    return tuple(half[:MOST_QUERIES] for half in np.split(heldout, [len(heldout) // 2]))
 
 
 class Questions:
@@ -50,8 +46,7 @@ class Questions:
         self.candidates = np.concatenate([uniform, generator.permutation(by_degree).reshape(n, half)], axis=1).astype(np.int64)
         self.excluded = (self.candidates == self.queries[:, None]) | (self.candidates == self.answers[:, None])
         for query, papers, excluded in zip(self.queries, self.candidates, self.excluded, strict=True):
-            known = pairs.contexts[pairs.indptr[query] : pairs.indptr[query + 1]]  # they ascend
-            excluded |= np.append(known, -1)[np.searchsorted(known, papers)] == papers
+            excluded |= np.isin(papers, pairs.contexts[pairs.indptr[query] : pairs.indptr[query + 1]])
 
     def ranks(self, scores: Scores, values_per_paper: int = 1) -> dict[str, np.ndarray]:
         """The answers' ranks by each score, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
@@ -97,7 +92,7 @@ def summary(ranks: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict:
     reciprocal, generator = 1 / ranks, np.random.default_rng(seed)
     means = [reciprocal[generator.integers(0, len(ranks), len(ranks))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
-    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in HITS}
+    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in (1, 10, 50)}
     return {"mrr": float(reciprocal.mean()), "mrr_low": float(low), "mrr_high": float(high), **hits}
 
 
@@ -110,15 +105,13 @@ def evaluate(pairs: Pairs, target: np.ndarray, context: np.ndarray, citations=No
         return {}
     of_validation, of_test = Questions(pairs, validation, seed), Questions(pairs, test, seed + 1)
     results = {"heldout": len(pairs.heldout), "validation": len(validation), "test": len(test), "candidates": CANDIDATES}
-    untrained = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
-    results |= {"pip_loss": pip_loss(pairs, target), "test_with_an_untrained_end": untrained}
+    results["test_with_an_untrained_end"] = int((np.diff(pairs.indptr)[test] == 0).any(axis=1).sum())
     ranked = {"readings": of_test.ranks_by_readings(target, context), "baselines": of_test.ranks(baselines(pairs, citations, seed=seed))}
-    for kind, scores in ranked.items():
-        results[kind] = {name: summary(ranks, seed) for name, ranks in scores.items()}
+    results |= {kind: {name: summary(ranks, seed) for name, ranks in scores.items()} for kind, scores in ranked.items()}
     for name, ranks in of_validation.ranks_by_readings(target, context).items():
         results["readings"][name]["validation_mrr"] = float((1 / ranks).mean())
     chosen = max(results["readings"], key=lambda name: results["readings"][name]["validation_mrr"])
-    return {**results, "chosen_reading": chosen, **results["readings"][chosen]}
+    return {**results, "pip_loss": pip_loss(pairs, target), "chosen_reading": chosen, **results["readings"][chosen]}
 
 
 def verdict(metrics: dict, epochs: int = 1) -> str:
@@ -129,11 +122,9 @@ def verdict(metrics: dict, epochs: int = 1) -> str:
     best, times = max(set(simple) - {"random"}, key=simple.get), metrics["mrr"] / max(simple["random"], simple["popularity"])
     learned = "It learned" if times >= 2 else "It did NOT learn (try more epochs, or look at the pairs in notebook 02)"
     learned = learned if epochs else "Nothing was trained (0 epochs), these are the tables that training starts from"
-    return (
-        f"{learned}: held-out MRR {metrics['mrr']:.3f} (95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}, of "
-        f"{metrics['test']:,} test citations) read as {metrics['chosen_reading']}, {times:.0f} times that of random or popular papers; the "
-        f"best without training, {best}, {simple[best]:.3f}."
-    )
+    interval = f"95 % interval {metrics['mrr_low']:.3f} to {metrics['mrr_high']:.3f}, of {metrics['test']:,} test citations"
+    compared = f"{times:.0f} times that of random or popular papers; the best without training, {best}, {simple[best]:.3f}"
+    return f"{learned}: held-out MRR {metrics['mrr']:.3f} ({interval}) read as {metrics['chosen_reading']}, {compared}."
 
 
 def validation_scores(pairs: Pairs, most: int = 400, seed: int = 0) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
@@ -161,36 +152,27 @@ def labels_of(papers: pa.Table, fewest: int = FEWEST) -> tuple[np.ndarray, list[
     return labels, encoded.dictionary.take(order[: (counts >= fewest).sum()]).to_pylist()
 
 
-def topic_scores(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """`same_label` and `classification`, taught by one half of MOST_TAUGHT labelled papers, asked the other; {} for one label."""
-    known = np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))[:MOST_TAUGHT]
+def topic_scores(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int = 0) -> dict[str, float]:
+    """What vectors float (N, D) know of labels int64 (N,), -1 for none: scores from 0 to 1, beside chance; {} where there is one label.
+
+    same label: the share of the k nearest labelled papers by cosine, mean of MOST_ASKED papers; accuracy: of logistic regression, weight
+    decay chosen by cross-validation, on vectors of length 1, taught by one half of 10,000 labelled papers, asked the other."""
+    known = np.flatnonzero(labels >= 0)
     if len(known) < 3 * FEWEST or labels.max() < 1:
         return {}
-    return same_label(vectors, labels, seed=seed) | classification(vectors, labels, *np.array_split(known, 2))
-
-
-def same_label(vectors: np.ndarray, labels: np.ndarray, k: int = 10, seed: int = 0) -> dict[str, float]:
-    """Of the k nearest labelled papers by cosine, the share with the paper's own label: mean of MOST_ASKED papers, beside chance."""
-    # vectors: float (N, D); labels: int (N,), -1 for none. UserError where fewer than k have one
-    known = np.flatnonzero(labels >= 0)
-    asked = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_ASKED])
-    rows, _ = nearest(vectors, asked, k, labels >= 0)
-    shares = np.bincount(labels[known]) / len(known)
-    return {"same label": float((labels[rows] == labels[asked, None]).mean()), "chance": float((shares**2).sum())}
-
-
-def classification(vectors: np.ndarray, labels: np.ndarray, taught: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-    """Accuracy on rows `asked` of logistic regression on vectors of length 1, beside always the commonest label; from 0 to 1.
-
-    vectors: float (N, D); labels: int64 (N,); taught, asked: rows, int (n,); the weight decay is chosen by cross-validation."""
+    drawn, shares = np.random.default_rng(seed).permutation(known), np.bincount(labels[known]) / len(known)
+    queries = np.sort(drawn[:MOST_ASKED])
+    near, _ = nearest(vectors, queries, k, labels >= 0)
+    taught, asked = np.array_split(drawn[:10_000], 2)
     model = LogisticRegressionCV(Cs=5, cv=3, solver="newton-cg", max_iter=1000).fit(normalised(vectors[taught]), labels[taught])
-    commonest = np.bincount(labels[taught]).argmax()
-    right = {"accuracy": model.predict(normalised(vectors[asked])) == labels[asked], "commonest label": labels[asked] == commonest}
-    return {name: float(of_all.mean()) for name, of_all in right.items()}
+    right = {"same label": labels[near] == labels[queries, None], "chance": (shares**2).sum()}
+    right["accuracy"] = model.predict(normalised(vectors[asked])) == labels[asked]
+    right["commonest label"] = labels[asked] == np.bincount(labels[taught]).argmax()
+    return {name: float(np.mean(of_all)) for name, of_all in right.items()}
 
 
 def agreement(first: np.ndarray, second: np.ndarray, k: int = 10, seed: int = 0) -> float:
-    """The share of a paper's k nearest that two tables agree on, mean of MOST_ASKED papers: two seeds of one training say how far to trust.
+    """The share of a paper's k nearest that two tables agree on, mean of MOST_ASKED papers: of two seeds it says how far to trust them.
 
     first, second: float (N, D1) and (N, D2), the same papers in the same rows; UserError where there are more of one."""
     if len(first) != len(second):

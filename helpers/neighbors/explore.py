@@ -20,10 +20,8 @@ from helpers.neighbors.search import Search, answerable, link, normalised, top_k
 from helpers.rows.files import pieces
 
 ANCHORS = 2_000, 10_000  # papers that t-SNE lays out, at least and at most; a sixth of all in between
-AROUND = 5  # anchors that another paper lies between
 TOPICS = 60  # named on a map, at most
 TOPIC_PAPERS = 30  # a region of fewer is not named
-TOPIC_TITLES = 50_000  # read for their words, at most
 PAGE_PAPERS, PAGE_BYTES, TITLE_MARKS = 50_000, 14_000_000, 300
 MOST_FIELDS = 9  # with a colour of their own
 PAGE = Path(__file__).with_name("papers.html")
@@ -32,9 +30,7 @@ TOGETHER = " | "  # between the ids of papers that were asked together
 
 
 def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Points for papers, some thousands at most, those with similar vectors near each other: float32 (n, 2) of float (n, D), by t-SNE.
-
-    The same seed gives the same points on the same machine. UserError where a vector is not a number."""
+    """Points float32 (n, 2) of some thousand papers' vectors float (n, D), by t-SNE, the same for the same seed; UserError for NaN."""
     # UMAP's maps are no better here, and before the first one it compiles for longer than t-SNE takes for 3,000 papers (RESULTS.md).
     n, D = vectors.shape
     rows = np.pad(normalised(vectors), ((0, 0), (0, max(0, 2 - D))))
@@ -50,15 +46,13 @@ def lay_out(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def map_papers(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Points for all papers, float32 (N, 2) of float (N, D), perhaps memory-mapped: some are laid out, the others lie between them.
-
-    Another paper lies at the mean of its AROUND nearest anchors, weighted by cosine; RAM is bounded whatever N is."""
+    """Points float32 (N, 2) of vectors float (N, D), in bounded RAM: some are laid out, others lie at the mean of the 5 nearest."""
     N = len(vectors)
     anchors = np.sort(np.random.default_rng(seed).choice(N, min(N, int(np.clip(N // 6, *ANCHORS))), replace=False))
     of_anchors, points = normalised(vectors[anchors]), np.empty((N, 2), np.float32)
     laid_out = lay_out(of_anchors, seed)
     for rows in pieces(N, 4096):
-        near, cosines = top_k([(normalised(vectors[rows]), of_anchors)], min(AROUND, len(anchors)), False)
+        near, cosines = top_k([(normalised(vectors[rows]), of_anchors)], min(5, len(anchors)), False)
         weights = np.maximum(cosines, 1e-3)[:, :, None]
         points[rows] = (laid_out[near] * weights).sum(axis=1) / weights.sum(axis=1)
     points[anchors] = laid_out
@@ -70,7 +64,7 @@ def name_topics(points: np.ndarray, titles: pa.ChunkedArray, seed: int = 0) -> p
 
     points: float (N, 2); titles: string (N,), null where unknown. Empty where too few papers have a title, or no word comes twice."""
     generator, rows = np.random.default_rng(seed), np.flatnonzero(titles.is_valid().to_numpy())
-    rows = np.sort(generator.choice(rows, min(len(rows), TOPIC_TITLES), replace=False))
+    rows = np.sort(generator.choice(rows, min(len(rows), 50_000), replace=False))
     nothing, R = pd.DataFrame(columns=["x", "y", "papers", "words"]), min(TOPICS, len(rows) // TOPIC_PAPERS)
     plain = [re.sub(r"<[^<>]{1,20}>|\\\w+", " ", title) for title in titles.take(rows).to_pylist()]  # without HTML and LaTeX
     counter = CountVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}", ngram_range=(1, 2), binary=True, min_df=2)
@@ -105,27 +99,23 @@ def first_fields(papers: pa.Table, rows: np.ndarray) -> np.ndarray:
 def write_page(path: Path, name: str, papers: pa.Table, points: np.ndarray, topics: pd.DataFrame, seed: int = 0) -> int:
     """Write one HTML file to look around in, which needs neither network nor server; returns how many papers it shows.
 
-    papers: in descending degree; points: float32 (N, 2); topics: of `name_topics`. Of more than PAGE_PAPERS half are the most cited, half
-    drawn from the others; fewer where their titles are so long that the file would reach 15 MB."""
+    papers: in descending degree, PAGE_PAPERS at most, half drawn, and 15 MB; points: float32 (N, 2); topics: of `name_topics`."""
     rows, half = np.flatnonzero(answerable(papers)), PAGE_PAPERS // 2
     rows = np.concatenate([rows[:half], np.random.default_rng(seed).permutation(rows[half:])[: PAGE_PAPERS - half]])
     low, high = points.min(axis=0), points.max(axis=0)
-    scaled = [np.rint((of - low) / np.maximum(high - low, 1e-9) * [9999, -9999] + [0, 9999]).astype(int).tolist()
-              for of in (points[rows], topics[["x", "y"]].to_numpy(float))]  # fmt: skip
-    names, of_row = np.unique(first_fields(papers, rows), return_inverse=True)
-    of_page = papers.select(["title", "paper_id", "year", "degree"]).take(rows).to_pylist()
-    shown = [
-        [" ".join((paper["title"] or "")[:TITLE_MARKS].split()) or paper["paper_id"], paper["paper_id"], link(paper["paper_id"]),
-         paper["year"] or 0, paper["degree"], field, *place]
-        for paper, field, place in zip(of_page, of_row.tolist(), scaled[0], strict=True)
-    ]  # fmt: skip
-    lines = [_in_script(paper) for paper in shown]
+    places, at_topics = (np.rint((of - low) / np.maximum(high - low, 1e-9) * [9999, -9999] + [0, 9999]).astype(int).T.tolist()
+                         for of in (points[rows], topics[["x", "y"]].to_numpy(float)))  # fmt: skip
+    names, field_of = np.unique(first_fields(papers, rows), return_inverse=True)
+    titles, ids, years, degrees = (papers[of].take(rows).to_pylist() for of in ("title", "paper_id", "year", "degree"))
+    titles = [" ".join((title or "")[:TITLE_MARKS].split()) or paper_id for title, paper_id in zip(titles, ids, strict=True)]
+    columns = titles, ids, map(link, ids), [year or 0 for year in years], degrees, field_of.tolist(), *places
+    lines = [_in_script(paper) for paper in zip(*columns, strict=True)]
     most = int(np.searchsorted(np.cumsum([len(line.encode()) + 2 for line in lines]), PAGE_BYTES))
-    facts = {"name": name, "fields": names.tolist(), "topics": [[*at, words] for at, words in zip(scaled[1], topics["words"], strict=True)]}
+    facts = {"name": name, "fields": names.tolist(), "topics": list(zip(*at_topics, topics["words"], strict=True))}
     data = _in_script(facts)[:-1] + ', "papers": [\n' + ",\n".join(lines[:most]) + "]}"
     with new_file(path) as file:
         file.write_text(PAGE.read_text(encoding="utf-8").replace("PAPERS", data), encoding="utf-8")
-    return min(most, len(lines))
+    return most
 
 
 def _in_script(value) -> str:
@@ -135,10 +125,8 @@ def _in_script(value) -> str:
 
 def read_judgements(path: Path) -> pd.DataFrame:
     """The judgements of a file, COLUMNS, with good "1" or "0"; none where there is no file; raises ArtefactError for another file."""
-    if not path.exists():
-        return pd.DataFrame(columns=COLUMNS)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=COLUMNS)
     except ValueError:
         table = pd.DataFrame()
     if list(table.columns) != COLUMNS or not table["good"].isin(["0", "1"]).all():
@@ -155,10 +143,10 @@ def judge(path: Path, asked: list[str], answers: pd.DataFrame, good: str, bad: s
         raise UserError(f"There is no answer of rank {min(unknown)}; ranks go from 1 to {len(answers)}.")
     if both := ranks[0] & ranks[1]:
         raise UserError(f"Answer {min(both)} is marked good and bad; take it out of one.")
-    id_of, query = dict(zip(answers["rank"], answers["paper_id"], strict=True)), TOGETHER.join(asked)
-    new = [(query, id_of[rank], str(value)) for value, marked in ranks.items() for rank in sorted(marked)]
-    table = pd.concat([read_judgements(path), pd.DataFrame(new, columns=COLUMNS)]).drop_duplicates(COLUMNS[:2], keep="last")
-    if new:
+    said = answers.assign(query=TOGETHER.join(asked), good=answers["rank"].isin(ranks[1]).map({True: "1", False: "0"}))
+    said = said.loc[answers["rank"].isin(ranks[0] | ranks[1]), COLUMNS]
+    table = pd.concat([read_judgements(path), said]).drop_duplicates(COLUMNS[:2], keep="last")
+    if len(said):
         with new_file(path) as file:
             table.to_csv(file, index=False)
     return table

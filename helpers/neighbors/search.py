@@ -9,14 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from scipy.sparse import csr_array
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
 from helpers.rows.bfloat16 import ReadThrough
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
-RANDOM_PAPERS = 1000  # that say how a score between strangers is
-MEAN_ROWS = 1 << 14  # that the mean row of a table is taken of
 COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
 SIMILARITIES = {  # (the queries' table, the answers'), whose scores are summed
     COSINE: (("centred", "centred"),),
@@ -54,10 +53,9 @@ def rows_with_id(papers: pa.Table, line: str) -> np.ndarray:
 
 
 def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
-    """Rows of the papers whose id, DOI or PMID is `query` or whose title contains it (letter case ignored), most cited first.
+    """Rows int64 (`most` at most) of papers whose id, DOI or PMID is `query` or whose title contains it in any case, most cited first.
 
-    papers: with paper_id and title, perhaps doi and pmid, in descending degree; at most `most` rows, int64. An empty query gives the most
-    cited that can be shown. UserError, with titles that hold most of its words, for no match."""
+    papers: in descending degree. An empty query gives the most cited that can be shown, no match a UserError with the nearest titles."""
     if not query:
         return np.flatnonzero(answerable(papers))[:most]
     rows = rows_with_id(papers, query)
@@ -78,8 +76,7 @@ def find_papers(papers: pa.Table, query: str, most: int = 10) -> np.ndarray:
 def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
     """(rows int64 of the papers that a pasted list of references names, the lines that name none): a DOI, PMID, id or title a line.
 
-    A title counts where all its words stand in the line, one after the other, and there are LEAST_WORDS or more, or nothing else; of
-    several the longest, of papers with the same title the most cited."""
+    A title counts where it stands in the line and has LEAST_WORDS words, or is all of it: the longest, of the same the most cited."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [rows_with_id(papers, line).tolist() for line in lines]
     runs = [() if rows else _runs_of_words(line) for line, rows in zip(lines, found, strict=True)]
@@ -89,8 +86,8 @@ def find_references(papers: pa.Table, text: str) -> tuple[np.ndarray, list[str]]
     row_of = dict(zip(plain.take(hits[::-1]).to_pylist(), hits[::-1].tolist(), strict=True))
     for rows, of_line in zip(found, runs, strict=True):
         rows += [row_of[run] for run in of_line if run in row_of][:1]
-    rows = np.array([row for rows in found for row in rows], np.int64)
-    return rows[np.sort(np.unique(rows, return_index=True)[1])], [line for line, rows in zip(lines, found, strict=True) if not rows]
+    rows = dict.fromkeys(row for rows in found for row in rows)
+    return np.array([*rows], np.int64), [line for line, rows in zip(lines, found, strict=True) if not rows]
 
 
 def _runs_of_words(line: str) -> list[str]:
@@ -108,8 +105,8 @@ def normalised(rows: np.ndarray) -> np.ndarray:
 
 def tables_of(target, context) -> dict:
     """What similarities are taken between: the two tables, float (N, D), and "centred": targets less their mean, but for rows of zeros."""
-    # the mean of more than MEAN_ROWS rows is that of so many, evenly spread over the degrees
-    rows = np.unique(np.linspace(0, len(target) - 1, MEAN_ROWS).astype(np.int64))
+    # the mean of more rows is that of so many, evenly spread over the degrees
+    rows = np.unique(np.linspace(0, len(target) - 1, 1 << 14).astype(np.int64))
     if hasattr(target, "expect"):
         target.expect(rows)
     some = torch.from_numpy(np.asarray(target[rows], np.float32))
@@ -125,12 +122,11 @@ def tables_of(target, context) -> dict:
 def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the highest scores for each query, best first, exactly: (rows int64 (Q, k), scores float32 (Q, k)).
 
-    parts: pairs (queries float (Q, D), vectors (N, D), perhaps memory-mapped), whose products, or cosines, are summed; allowed: bool (N,),
-    which rows may be answers; own: int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError where too
-    few rows may be answers, or one holds NaN."""
+    parts: pairs (queries float (Q, D), vectors (N, D)), whose products, or cosines, are summed; allowed: bool (N,), possible answers; own:
+    int64 (Q,), a row that is no answer to its query. RAM is bounded by CHUNK_VALUES. UserError for too few answers, or NaN."""
     N, D = parts[0][1].shape
-    most = N if allowed is None else int(allowed.sum())
-    most = max(0, most - int(own is not None and len(own) > 0 and (allowed is None or allowed[own].any())))
+    allowed = np.ones(N, bool) if allowed is None else allowed
+    most = int(allowed.sum()) - int(own is not None and allowed[own].any())
     if k > most:
         raise UserError(f"{k} neighbours were asked for, but only {most:,} papers can be answers; ask for fewer or loosen the filters.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,8 +139,7 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarr
             rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
-        if allowed is not None:
-            scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
+        scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
         if own is not None:
             mine = np.flatnonzero((first <= own) & (own < last))
             scores[mine, own[mine] - first] = -torch.inf
@@ -178,44 +173,39 @@ class Search:
     context: np.ndarray
     citations: tuple[np.ndarray, np.ndarray] | None = None
     reaching: Callable[[int], np.ndarray] | None = None  # the target table with a reach of so many steps; None where it cannot be had
-
-    def __post_init__(self):
-        self._tables = {0: tables_of(self.target, self.context)}
+    _tables: dict[int, dict] = dataclasses.field(default_factory=dict, init=False, repr=False)  # by reach
 
     def tables(self, reach: int = 0) -> dict:
         """`tables_of` the targets with this reach; UserError where it cannot be had."""
+        if reach and not self.reaching:
+            raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
         if reach not in self._tables:
-            if not self.reaching:
-                raise UserError(f"A reach of {reach} needs the run's own training pairs, which are not at hand; take reach 0.")
-            self._tables[reach] = tables_of(self.reaching(reach), self.context)
+            self._tables[reach] = tables_of(self.reaching(reach) if reach else self.target, self.context)
         return self._tables[reach]
 
     def allowed(self, years=(None, None), field: str = "", venue: str = "", min_degree: int = 0, leave_out=()) -> np.ndarray:
         """Which papers may be answers, bool (N,): with a title, of these years, field, (part of a) venue, not in leave_out (rows)."""
-        allowed = answerable(self.papers)
-        for name in ("fields",) * bool(field) + ("venue",) * bool(venue):
-            if name not in self.papers.column_names:
-                raise UserError(f"These papers have no {name}: filters by it need the run's own corpus.")
+        allowed = answerable(self.papers) & (self.papers["degree"].to_numpy() >= min_degree)
+        missing = {name for name, wanted in (("fields", field), ("venue", venue)) if wanted} - set(self.papers.column_names)
+        if missing:
+            raise UserError(f"These papers have no {min(missing)}: filters by it need the run's own corpus.")
         if years != (None, None):
             year = self.papers["year"].to_numpy(zero_copy_only=False).astype(float)
-            allowed = allowed & (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
+            allowed &= (year >= (years[0] or -np.inf)) & (year <= (years[1] or np.inf))
         if field:
             lists = self.papers["fields"].combine_chunks()
             holders = pc.list_parent_indices(lists).filter(pc.equal(pc.utf8_lower(pc.list_flatten(lists)), field.lower())).to_numpy()
-            allowed = allowed & np.isin(np.arange(len(allowed)), holders)
+            allowed &= np.isin(np.arange(len(allowed)), holders)
         if venue:
-            matches = pc.match_substring(self.papers["venue"], venue, ignore_case=True)
-            allowed = allowed & pc.fill_null(matches, False).to_numpy(zero_copy_only=False)
-        allowed = allowed & (self.papers["degree"].to_numpy() >= min_degree)
+            allowed &= pc.fill_null(pc.match_substring(self.papers["venue"], venue, ignore_case=True), False).to_numpy()
         allowed[np.asarray(leave_out, np.int64)] = False
         return allowed
 
     def near(self, rows: np.ndarray, k: int = 10, similarity: str = COSINE, reach: int = 0, **filters) -> pd.DataFrame:
-        """The k papers nearest to one paper, or to several together (`fold_in`), as a table to read.
+        """The k papers (or as many as may be answers) nearest to one paper, or to several together (`fold_in`), as a table to read.
 
-        similarity: of SIMILARITIES, or "merged": all, each paper by its best rank; reach: smoothing steps over the target vectors, 0 to
-        find references, 16 to 32 for wider topics; filters: of `allowed`; percentile: the percentage of RANDOM_PAPERS that are further
-        away; row: in the tables. Fewer than k where fewer may be answers, UserError where none may."""
+        similarity: of SIMILARITIES, or "merged": each paper by its best rank; reach: smoothing steps over the targets, 16 to 32 for wider
+        topics; filters: of `allowed`; percentile: the percentage of 1,000 random papers that are further away. UserError for no answer."""
         if similarity not in (*SIMILARITIES, "merged"):
             raise UserError(f"There is no similarity {similarity!r}; choose one of {', '.join(SIMILARITIES)}, or merged.")
         rows, allowed = np.atleast_1d(np.asarray(rows, np.int64)), self.allowed(**filters)
@@ -225,8 +215,8 @@ class Search:
             raise UserError(f"{len(rows)} papers ask for {k} answers of {left:,}: each must be 1 or more; perhaps loosen the filters.")
         k = min(k, left)
         found = [self._one(rows, k, name, reach, allowed) for name in (SIMILARITIES if similarity == "merged" else (similarity,))]
-        table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row").head(k)
-        table = table.reset_index(drop=True).assign(rank=np.arange(1, len(table) + 1))
+        table = pd.concat(found).sort_values("rank", kind="stable").drop_duplicates("row", ignore_index=True)
+        table = table[:k].assign(rank=np.arange(1, k + 1))
         of_found = self.papers.select(["title", "year", "degree", "paper_id"]).take(table["row"].to_numpy())
         table = pd.concat([table, of_found.to_pandas(integer_object_nulls=True)], axis=1).rename(columns={"degree": "citations"})
         table["few citations"] = table["citations"] < FEW_CITATIONS
@@ -238,7 +228,7 @@ class Search:
         cosine, tables = "cosine" in name, self.tables(reach)
         parts = [(fold_in(tables[asked], rows), tables[answers]) for asked, answers in SIMILARITIES[name]]
         found, scores = top_k(parts, k, cosine, allowed)
-        strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(RANDOM_PAPERS, len(allowed)), replace=False))
+        strangers = np.sort(np.random.default_rng(0).choice(len(allowed), min(1000, len(allowed)), replace=False))
         _, of_strangers = top_k([(asked, answers[strangers]) for asked, answers in parts], len(strangers), cosine)
         percentile = 100 * (of_strangers[0] < scores[0][:, None]).mean(axis=1)
         return pd.DataFrame({"rank": np.arange(1, k + 1), "score": scores[0], "percentile": percentile, "by": name, "row": found[0]})
@@ -246,20 +236,14 @@ class Search:
     def why(self, queries: np.ndarray, answers: np.ndarray) -> list[str]:
         """What ties each answer to the queries in the citations: cites or is cited by one, shared references, shared citers."""
         indptr, cited = self.citations
-        references = lambda paper: set(cited[indptr[paper] : indptr[paper + 1]].tolist())  # noqa: E731
-        citers = {paper: set() for paper in (*queries.tolist(), *answers.tolist())}
-        for place in np.flatnonzero(np.isin(cited, np.fromiter(citers, np.int32))).tolist():
-            citers[int(cited[place])].add(int(np.searchsorted(indptr, place, side="right")) - 1)
-        asked, of_asked = set(queries.tolist()), set().union(*map(references, queries.tolist()))
-        citing = set().union(*(citers[paper] for paper in queries.tolist()))
-
-        def reasons(answer: int) -> str:
-            counts = len(references(answer) & of_asked), len(citers[answer] & citing)
-            told = ["cites it"] * bool(references(answer) & asked) + ["cited by it"] * (answer in of_asked)
-            told += [f"{n:,} shared {what}{'s' * (n > 1)}" for n, what in zip(counts, ("reference", "citer"), strict=True) if n]
-            return ", ".join(told)
-
-        return [reasons(answer) for answer in answers.tolist()]
+        offsets = indptr.astype(np.int32 if len(cited) < 2**31 else np.int64)  # of 32 bits, or scipy makes 64 of the ids, too
+        cites = csr_array((np.ones(len(cited), np.int8), cited, offsets), (len(self.papers),) * 2)
+        citers = cites[:, [*queries, *answers]].tocsc()
+        cite_one, cited_by_one = citers[:, : len(queries)].sum(axis=1) > 0, cites[queries].sum(axis=0) > 0  # bool (N,)
+        shared = {"reference": cites[answers] @ cited_by_one.astype(int), "citer": cite_one.astype(int) @ citers[:, len(queries) :]}
+        told = [np.where(cite_one[answers], "cites it", ""), np.where(cited_by_one[answers], "cited by it", "")]
+        told += [[f"{n:,} shared {what}{'s' * (n > 1)}" * (n > 0) for n in counts.tolist()] for what, counts in shared.items()]
+        return [", ".join(filter(None, reasons)) for reasons in zip(*told, strict=True)]
 
 
 def link(paper_id: str | None) -> str:
