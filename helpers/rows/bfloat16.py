@@ -6,8 +6,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from helpers.prefetch import read_ahead
-
 ROW_TYPES = {"bfloat16": np.dtype(np.uint16), "float32": np.dtype(np.float32)}  # how numpy keeps rows of each type
 
 
@@ -47,11 +45,6 @@ class ReadThrough:
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def expect(self, rows: np.ndarray) -> None:
-        """Have these rows (int, ascending) read from the disk, where tables are files, before they are asked for one by one."""
-        for table in self._tables:
-            read_ahead(table, rows) if isinstance(table, np.ndarray) else table.expect(rows)
 
     def __getitem__(self, rows) -> np.ndarray:
         return self._convert(*(np.asarray(table[rows]) for table in self._tables))

@@ -57,6 +57,7 @@ class RowFiles:
             raise ArtefactError(f"{folder} holds no whole table {name}.") from error
         self.starts = np.cumsum([0, *map(len, self.parts)])
         self.shape = int(self.starts[-1]), *row
+        self._asked = np.zeros(len(self), bool)  # rows that were read from the disk: not asked for again
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -70,16 +71,14 @@ class RowFiles:
                 read_ahead(part, span)
             return np.concatenate([part[span, *columns] for part, span in zip(self.parts, spans, strict=True)])
         rows = np.arange(len(self))[rows]
-        part_of = np.searchsorted(self.starts, rows, side="right") - 1
         found = np.empty(rows.shape + self.shape[1:], self.dtype)
-        for i in np.unique(part_of):
-            found[part_of == i] = self.parts[i][rows[part_of == i] - self.starts[i]]
-        return found[..., *columns]
-
-    def expect(self, rows: np.ndarray) -> None:
-        """Have these rows (int, ascending) read from the disk before they are asked for one by one."""
         for part, first in zip(self.parts, self.starts.tolist(), strict=False):
-            read_ahead(part, rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(part))] - first)
+            here = (rows >= first) & (rows < first + len(part))
+            new = np.unique(rows[here & ~self._asked[rows]])
+            self._asked[new] = True
+            read_ahead(part, new - first)
+            found[here] = part[rows[here] - first]
+        return found[..., *columns]
 
     def read_into(self, stored: np.ndarray, hashes: dict[str, str]) -> None:
         """Fill `stored`, of this shape and dtype, shard by shard, each checked by its sha256; raises ArtefactError."""

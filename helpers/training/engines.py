@@ -73,7 +73,6 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
         stored[0][rows], stored[1][rows] = rounded(cold, stored[0].dtype), 0  # as word2vec does
         for name, new in kept.items():
             there, old_rows = row_of[rows][filled[rows]], RowFiles(trained.path, name)
-            old_rows.expect(np.sort(there))
             np.asarray(new)[rows][filled[rows]] = old_rows[there]
     while not passes or passes[-1]:
         passes.append(_fill_from_contexts(pairs, stored, filled, np.float32(1) if passes else SHARE))
