@@ -67,8 +67,8 @@ class Plainly:
         self._step, engine._train = engine._train, self.train
 
     def train(self, batch, rate, seed):
-        targets, contexts = (batch.rows[i].ids[batch[i]].cpu() for i in range(2))
-        negatives = batch.rows[1].ids[batch.negatives].cpu()
+        targets, others = (rows.ids[rows.places].cpu() for rows in batch)
+        contexts, negatives = others[: len(targets)], others[len(targets) :].view(-1, self.engine.config.shared_negatives)
         chunk = torch.arange(len(targets)) // -(-len(targets) // len(negatives))
         assert len(negatives) == -(-len(targets) // C) and negatives.shape[1] == S
         self.model.zero_grad()

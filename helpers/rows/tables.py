@@ -21,6 +21,7 @@ class Working:
     """A batch's rows on the device: ids int64 (U,), different, ascending; parts: rows and state, each (U, ...), as they are stored."""
 
     ids: torch.Tensor
+    places: torch.Tensor  # int64, of any shape: where what was asked for is among these
     parts: dict[str, torch.Tensor]
     ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
     shared: tuple | None = None  # the batch before, which of these come from it instead, and which they are there
@@ -49,9 +50,10 @@ class Table:
         self._leaving = None  # the working rows whose way home the next `ask` begins
 
     def ask(self, ids: torch.Tensor, before: Working | None = None) -> Working:
-        """Have rows of `ids` (int64 (U,), different, ascending, on the device) gathered; ahead: while `before`, not yet trained, is."""
+        """Have rows of `ids` (int64, any shape, duplicates welcome) gathered; ahead: while `before`, not yet trained, is."""
+        ids, places = torch.unique(ids.to(self.device), return_inverse=True)
         parts = {name: part.new_empty((len(ids), *part.shape[1:]), device=self.device) for name, part in self.home.items()}
-        working, new = Working(ids, parts), ...
+        working, new = Working(ids, places, parts), ...
         if not self._queue:
             return working
         if before:
@@ -94,9 +96,8 @@ class Table:
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of `ids` (int64, any shape, duplicates welcome) as they are now, float32 (*shape, D) on the device."""
         self._settle()
-        unique, index = torch.unique(ids.to(self.device), return_inverse=True)
-        working = self.ask(unique)
-        return self.arrive(working)[index].float()
+        working = self.ask(ids)
+        return self.arrive(working)[working.places].float()
 
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
