@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ class Checkpoint:
 
     target: torch.Tensor | RowFiles  # a tensor to train on; files, memory-mapped, to read
     context: torch.Tensor | RowFiles
-    state: dict[str, torch.Tensor]  # "target_sums", ...: float32 (N,) or (N, D); empty to read
+    state: dict[str, torch.Tensor | RowFiles]  # "target_sums", ...: float32 (N,) or (N, D)
     epoch: int  # epochs done
     block: int  # blocks of the next one that are done
     log: list[dict]  # the rows of log.csv so far
@@ -80,7 +80,8 @@ class Checkpoints:
             shutil.rmtree(stale, ignore_errors=True)
         self._known = {path.name for path in _folders(self.folder)}
         self._whole = [found.path] if found else []
-        self._writer, self._finished, self._saved = ThreadPoolExecutor(1), None, time.monotonic()
+        self._writer, self._saved = ThreadPoolExecutor(1), time.monotonic()
+        self._finished = self._writer.submit(lambda: None)  # the last checkpoint is on the disk, or why it did not get there
         self._copies = Copies(keep or (lambda checkpoint: None))
         if found:
             self._copies.put(found.path)
@@ -98,7 +99,7 @@ class Checkpoints:
 
     def save_last(self, engine, log: list[dict]) -> Path:
         """Save, wait until it is on the disk and, as far as possible, kept; raises ArtefactError where it cannot be written."""
-        self._wait()
+        wait([self._finished])
         if not self._whole or self._whole[-1].name != self._name(log):
             self._save(engine, log)
             self._finished.result()
@@ -115,7 +116,10 @@ class Checkpoints:
         return f"{epoch * self.blocks + block:09d}"
 
     def _save(self, engine, log: list[dict]) -> None:
-        self._wait()
+        try:
+            self._finished.result()
+        except ArtefactError as error:
+            print(error, flush=True)
         path = self.folder / self._name(log)
         if strangers := [other for other in _folders(self.folder) if other.name >= path.name and other.name not in self._known]:
             raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
@@ -132,21 +136,11 @@ class Checkpoints:
     def _finish(self, rest: contextlib.ExitStack, folder: Path, path: Path, facts: dict) -> None:
         with rest:
             write_manifest(folder, **facts)
-        self._known.add(path.name)
         self._whole.append(path)
         self._copies.put(path)
         for old in _folders(self.folder):
             if old not in (*self._whole[-KEPT:], self._copies.in_hand) and old.name < path.name:
                 shutil.rmtree(old, ignore_errors=True)
-
-    def _wait(self) -> None:
-        # Until the last checkpoint is on the disk, or it is told why it did not get there
-        try:
-            if self._finished:
-                self._finished.result()
-        except ArtefactError as error:
-            print(error, flush=True)
-        self._finished = None
 
 
 def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, elsewhere: Path | None = None) -> Checkpoint | None:
@@ -163,16 +157,15 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
                 read_manifest(path, NOTEBOOK, verify=True)  # damaged or of another run?
             else:
                 path = _copied(path, config.folder("checkpoints")) if path.parent == elsewhere else path
-                tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
-                kept = sorted({file.rsplit("-", 1)[0] for file in manifest["files"]} - set(TABLES)) if to_train else ()
-                state = {name: _tensor(config, path, name, manifest) for name in kept}
+                names = sorted({*TABLES, *(file.rsplit("-", 1)[0] for file in manifest["files"])})
+                parts = {name: _tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in names}
         except ArtefactError as error:
             damaged += 1
             print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
         if refusal:
             raise ArtefactError(refusal)
-        return Checkpoint(*tables, state, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
+        return Checkpoint(*map(parts.pop, TABLES), parts, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
     if damaged:
         advice = "put a whole one there, or delete that folder to train from the beginning"
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: {advice}.")
