@@ -70,9 +70,8 @@ def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
     thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
     firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
-    lasts = np.minimum(firsts + RUN, pairs.papers)
-    counts = np.concatenate([np.diff(indptr[first : last + 1]) for first, last in zip(firsts, lasts, strict=True)])
-    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(firsts, lasts, strict=True)])
+    runs = [indptr[first : first + RUN + 1] for first in firsts.tolist()]
+    counts, taken = np.concatenate([np.diff(run) for run in runs]), np.concatenate([contexts[run[0] : run[-1]] for run in runs])
     return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
 
 
