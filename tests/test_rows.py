@@ -16,7 +16,7 @@ from helpers.models.sgns import sgns_loss
 from helpers.models.smoothing import WARM_STARTS, choose_warm_start, fill_start, smooth, smooth_trained, weigh
 from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows import files
-from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
+from helpers.rows.files import Float32Rows, rounded, to_float32
 from tests.conftest import random_pairs
 
 

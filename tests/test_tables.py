@@ -12,10 +12,9 @@ from helpers.memory import Training, checkpoint_bytes, hot_rows
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
-from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
-from helpers.rows.files import empty_table
+from helpers.rows.files import aligned_empty, as_stored, as_tensor, empty_table, round_stochastically
 from helpers.rows.tables import FIRST_SUM, STOCK, Table, new_state, update
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.transfer import PinnedRows, kernels_work
 from helpers.training import torch_engine
 from helpers.training.loop import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes

@@ -18,8 +18,7 @@ from helpers.memory import START_COLUMNS, columns_at_a_time
 from helpers.models.simd import add_row, dot_row, train_row
 from helpers.prefetch import prefetch_row
 from helpers.progress import progress
-from helpers.rows.bfloat16 import rounded, to_float32
-from helpers.rows.files import pieces
+from helpers.rows.files import pieces, rounded, to_float32
 
 THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else

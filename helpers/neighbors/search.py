@@ -12,7 +12,7 @@ import torch
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
-from helpers.rows.bfloat16 import ReadThrough
+from helpers.rows.files import ReadThrough
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
 RANDOM_PAPERS = 1000  # that say how a score between strangers is

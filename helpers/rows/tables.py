@@ -8,8 +8,8 @@ import torch
 
 from helpers.config import RATES
 from helpers.prefetch import read_ahead
-from helpers.rows.bfloat16 import as_stored, round_stochastically
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.files import aligned_empty, as_stored, round_stochastically
+from helpers.rows.transfer import PinnedRows, kernels_work
 
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
 # Those of torch.optim that look at each value by itself, by the names that they are set by.

@@ -14,9 +14,7 @@ from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, 
 from helpers.config import FIXED_SETTINGS, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
-from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import RowFiles, empty_table, write_rows
-from helpers.rows.transfer import aligned_empty
+from helpers.rows.files import RowFiles, aligned_empty, as_stored, as_tensor, empty_table, write_rows
 
 NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2

@@ -19,8 +19,7 @@ from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.build import Pairs
 from helpers.pairs.shards import pair_source
 from helpers.prefetch import read_ahead
-from helpers.rows.bfloat16 import as_stored, as_tensor, rounded, to_float32
-from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
+from helpers.rows.files import PIECE, RowFiles, as_stored, as_tensor, empty_table, pieces, rounded, to_float32
 from helpers.rows.tables import new_state
 from helpers.training.checkpoint import trained_checkpoint
 

@@ -22,7 +22,7 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
-from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
+from helpers.rows.files import ROW_TYPES, Float32Rows, as_stored
 from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
