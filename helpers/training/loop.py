@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from helpers.artefacts import new_file, sentences_for_disk_errors
-from helpers.config import TRAINING_SETTINGS, Config
+from helpers.config import RATES, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, TrainingError
 from helpers.memory import Training, available_ram
 from helpers.models.smoothing import choose_warm_start
@@ -23,14 +23,12 @@ from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
 from helpers.rows.files import ROW_TYPES, Float32Rows, as_stored
-from helpers.rows.tables import STOCK
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
-EVENTS_ROOM = 1 << 20  # bytes
 ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 RUN = 1 << 8  # neighbouring papers that are probed together
@@ -43,7 +41,7 @@ Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
 def choose_engine(config: Config) -> tuple[type, str]:
     """(Engine, where it works): TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
     on_gpu = config.engine != "kernel" and pick_device(config).type == "cuda"
-    if config.engine == "kernel" or not (on_gpu or config.optimizer in STOCK or config.engine == "torch"):
+    if config.engine == "kernel" or not (on_gpu or config.optimizer in RATES or config.engine == "torch"):
         return KernelEngine, "numba kernels on CPU cores"
     return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}"
 
@@ -202,7 +200,7 @@ class _Events:
 
     def add(self, row: dict) -> None:
         # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
-        if self._kind and shutil.disk_usage(self._folder).free > EVENTS_ROOM:
+        if self._kind and shutil.disk_usage(self._folder).free > 1 << 20:
             self._writer = self._writer or self._kind(self._folder, purge_step=self._void_from)
             for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
                 if row.get(name, "") != "":
