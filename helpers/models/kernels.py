@@ -74,9 +74,7 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
     target_base, context_base, sums_base = target.ctypes.data, context.ctypes.data, context_sums.ctypes.data
     h, gradient = np.empty(D, np.float32), np.empty(D, np.float32)
     most = max(1, MOST_TERMS // (1 + K)) * (1 + K)
-    size = 1
-    while size < 8 * most:
-        size *= 2
+    size = 1 << np.int64(np.ceil(np.log2(8 * most)))
     first_term = np.full(size, -1, np.int32)  # open addressing by id: which row of the step it is
     dots, slots = np.empty(most, np.float32), np.empty(most, np.int64)
     rows, row_g = np.empty(most, np.int64), np.empty(most, np.float32)
