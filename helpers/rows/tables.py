@@ -171,11 +171,9 @@ def _update_by_torch(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor,
             trained.state[parameter] = {name: parts[name][i] for name in of_values} | dict(zip(of_rows, alike[i], strict=True))
     trained.step()
     rows[order] = torch.cat([parameter.detach() for parameter in parameters])
-    for name in of_values:
-        state[name][order] = torch.cat([trained.state[parameter][name] for parameter in parameters])
-    for name in of_rows:
-        new = torch.tensor([float(trained.state[parameter][name]) for parameter in parameters], device=rows.device)
-        state[name][order] = new.repeat_interleave(sizes)
+    for name, values in state.items():
+        new = [(parameter, trained.state[parameter][name].to(rows.device)) for parameter in parameters]
+        values[order] = torch.cat([kept.expand(len(parameter), *values.shape[1:]) for parameter, kept in new])
 
 
 def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:
