@@ -91,8 +91,7 @@ def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
     """Write stored rows (N, D), or values (N,), as `NAME-00000.npy`, ...; their place is taken first: a full disk tells at once."""
     rows = max(1, SHARD_BYTES // max(1, stored[:1].nbytes))
     for i, first in enumerate(range(0, max(len(stored), 1), rows)):
-        shard = stored[first : first + rows]
-        read_ahead(shard, slice(None))
+        shard = read_ahead(stored[first : first + rows], slice(None))
         with open_npy(folder / f"{name}-{i:05d}.npy", shard.dtype, *shard.shape) as file:
             if shard.nbytes:
                 os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
@@ -122,17 +121,14 @@ class RowFiles:
         if isinstance(rows, slice) and rows.step in (None, 1):  # piece after piece
             first, last, _ = rows.indices(len(self))
             spans = [slice(max(first - start, 0), max(last - start, 0)) for start in self.starts[:-1].tolist()]
-            for part, span in zip(self.parts, spans, strict=True):
-                read_ahead(part, span)
-            return np.concatenate([part[span, *columns] for part, span in zip(self.parts, spans, strict=True)])
+            return np.concatenate([read_ahead(part, span)[span, *columns] for part, span in zip(self.parts, spans, strict=True)])
         rows = np.arange(len(self))[rows]
         found = np.empty(rows.shape + self.shape[1:], self.dtype)
         for part, first in zip(self.parts, self.starts.tolist(), strict=False):
             here = (rows >= first) & (rows < first + len(part))
             new = np.unique(rows[here & ~self._asked[rows]])
             self._asked[new] = True
-            read_ahead(part, new - first)
-            found[here] = part[rows[here] - first]
+            found[here] = read_ahead(part, new - first)[rows[here] - first]
         return found[..., *columns]
 
     def read_into(self, stored: np.ndarray, hashes: dict[str, str]) -> None:
@@ -140,5 +136,4 @@ class RowFiles:
         for path, part, start in zip(self.paths, self.parts, self.starts, strict=False):
             if sha256(path) != hashes[path.name]:
                 raise ArtefactError(f"{path} is not as its manifest says.")
-            read_ahead(part, slice(None))
-            stored[start : start + len(part)] = part
+            stored[start : start + len(part)] = read_ahead(part, slice(None))
