@@ -1,7 +1,8 @@
 """Training by torch, in batches, on any device: chunks of pairs share negatives, tables are in spans, and the optimiser is any."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 
 import torch
 
@@ -28,13 +29,12 @@ class TorchEngine(Engine):
         self.device = pick_device(config)
         on_gpu = self.device.type == "cuda"
         self.pairs = batch_size(config, self.blocks.pairs)
-        mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
         self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
-        for name, rows in zip(TABLES, (self.target, self.context), strict=True):
+        for name, rows, mapped in zip(TABLES, (self.target, self.context), (config.tables_on_disk, config.contexts_on_disk), strict=True):
             state = {kept.removeprefix(f"{name}_"): values for kept, values in self.state.items() if kept.startswith(name)}
-            self.tables.append(Table(rows, config.optimizer, state, self.device, self.hot[name], ahead, mapped[name], direct))
+            self.tables.append(Table(rows, config.optimizer, state, self.device, self.hot[name], ahead, mapped, direct))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
         self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
 
@@ -49,26 +49,25 @@ class TorchEngine(Engine):
             targets, contexts = (ids.pin_memory().to(self.device, non_blocking=True) if on_gpu else ids for ids in pairs)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
             generator = torch.Generator(self.device).manual_seed(seed)
-            order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
-            parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
-            batch, step = self._ask(next(parts, None), generator), 2 * seed
-            while batch:
-                following = self._ask(next(parts, None), generator, batch)
-                self._train(batch, learning_rate, step)
+            batches = itertools.chain(self._batches(targets, contexts, generator), [None])
+            for step, (batch, _) in enumerate(itertools.pairwise(batches)):  # the next one is asked for before this one is trained
+                self._train(batch, learning_rate, 2 * (seed + step) & 0x7FFFFFFF)
                 progress(len(batch[0].places))
-                batch, step = following, (step + 2) & 0x7FFFFFFF
         return len(targets)
 
-    def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Iterable = (None, None)) -> list[Working] | None:
-        # A batch: the rows of the targets (B,), and of the contexts (B,) with the negatives (S for each chunk) behind them
-        if pairs is None or not len(pairs[0]):  # a block may be empty
-            return None
-        size = -(-len(pairs[0]) // CHUNK), self.config.shared_negatives
-        papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
-        kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
-        negatives = torch.where(kept, papers, self._alias[papers].long())
-        asked = pairs[0].long(), torch.cat([pairs[1].long(), negatives.flatten()])
-        return [table.ask(*of_table) for table, *of_table in zip(self.tables, asked, before, strict=True)]
+    def _batches(self, targets: torch.Tensor, contexts: torch.Tensor, generator: torch.Generator) -> Iterator[list[Working]]:
+        # Of each batch the rows of the targets (B,), and of the contexts (B,) with the negatives (S for each chunk) behind them
+        order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
+        batch = None, None
+        for first in range(0, len(order), self.pairs):
+            pairs = order[first : first + self.pairs]
+            size = -(-len(pairs) // CHUNK), self.config.shared_negatives
+            papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
+            kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
+            negatives = torch.where(kept, papers, self._alias[papers].long())
+            asked = targets[pairs].long(), torch.cat([contexts[pairs].long(), negatives.flatten()])
+            batch = [table.ask(*of_table) for table, *of_table in zip(self.tables, asked, batch, strict=True)]
+            yield batch
 
     def _train(self, batch: list[Working], learning_rate: float, seed: int) -> None:
         B, D = len(batch[0].places), self.target.shape[1]
