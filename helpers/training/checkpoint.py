@@ -151,7 +151,12 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):
         try:
             manifest = read_manifest(path, NOTEBOOK, verify=not to_train)
-            if refusal := _of_another_run(config, fingerprint, manifest, path, to_train):
+            if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
+                raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
+            differs = differences(manifest["config"], config.part(FIXED_SETTINGS)) if to_train else []
+            if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
+                differs.append("other training pairs")
+            if differs:
                 read_manifest(path, NOTEBOOK, verify=True)  # damaged or of another run?
             else:
                 path = _copied(path, config.folder("checkpoints")) if path.parent == elsewhere else path
@@ -161,8 +166,9 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
             damaged += 1
             print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
-        if refusal:
-            raise ArtefactError(refusal)
+        if differs:
+            advice = "choose another --out (or Drive folder), or delete that folder"
+            raise ArtefactError(f"{path.parent} belongs to another run ({'; '.join(differs)}): {advice}.")
         return Checkpoint(*map(parts.pop, TABLES), parts, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
     if damaged:
         advice = "put a whole one there, or delete that folder to train from the beginning"
@@ -176,17 +182,6 @@ def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
     if found is None:
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
     return found
-
-
-def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Path, to_train: bool) -> str | None:
-    # The sentence that tells what differs, None for this run's
-    if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
-        raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
-    differs = differences(manifest["config"], config.part(FIXED_SETTINGS)) if to_train else []
-    if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
-        differs.append("other training pairs")
-    advice = "choose another --out (or Drive folder)"
-    return f"{path.parent} belongs to another run ({'; '.join(differs)}): {advice}, or delete that folder." if differs else None
 
 
 def _copied(path: Path, folder: Path) -> Path:
