@@ -57,10 +57,9 @@ class Table:
         if not self._queue:
             return working
         if before:
-            place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
-            shared = before.ids[place] == ids
+            shared = torch.isin(ids, before.ids, assume_unique=True)
             mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
-            working.shared = before, mine, place[mine]
+            working.shared = before, mine, torch.searchsorted(before.ids, ids[mine])
         leaving, self._leaving = self._leaving, None
         self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
