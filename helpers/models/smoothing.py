@@ -92,8 +92,7 @@ def fill_start(indptr, contexts, target, context, warm_start, scale, generator: 
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...
-    smoothing steps, None for those of `choose_warm_start`, () for a cold start; folder: where columns wait until they are rows of a file.
-    """
+    smoothing steps, None: those of `choose_warm_start`, (): a cold start; folder: where columns wait until they are rows of a file."""
     N, D = target.shape
     warm_start, waiting = choose_warm_start(N) if warm_start is None else warm_start, []
     for columns in pieces(D, START_COLUMNS):

@@ -18,8 +18,7 @@ class PagedEmbedding(nn.Module):
         super().__init__()
         gpus, pages = torch.cuda.device_count() if use_cuda in (None, True) else 0, -(-n_words // page_size)
         there = range(min(filter(None, (gpus, num_devices)), default=1 << 16))  # numbers that stand for memory cost nothing
-        even = [page % (num_devices or gpus or 1) for page in range(pages)]
-        self.page_devices = even if device_list is None else list(device_list)
+        self.page_devices = [i % (num_devices or gpus or 1) for i in range(pages)] if device_list is None else list(device_list)
         if len(self.page_devices) != pages:
             found = f"{len(self.page_devices)} entries, but {n_words:,} words in pages of {page_size:,} are {pages} pages"
             raise ConfigError(f"device_list has {found}: give one device, or a tuple of devices, for each page.")
