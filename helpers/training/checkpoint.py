@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -97,10 +97,8 @@ class Checkpoints:
 
     def save_last(self, engine, log: list[dict]) -> Path:
         """Save, wait until it is on the disk and, as far as possible, kept; raises ArtefactError where it cannot be written."""
-        wait([self._finished])
-        if not self._whole or self._whole[-1].name != self._name(log):
-            self._save(engine, log)
-            self._finished.result()
+        self._save(engine, log)
+        self._finished.result()
         self._copies.finish()
         return self._whole[-1]
 
@@ -109,20 +107,18 @@ class Checkpoints:
         self._writer.shutdown()
         self._copies.finish(wait=False)
 
-    def _name(self, log: list[dict]) -> str:
-        epoch, block = position(log, self.blocks)
-        return f"{epoch * self.blocks + block:09d}"
-
     def _save(self, engine, log: list[dict]) -> None:
         try:
             self._finished.result()
         except ArtefactError as error:
             print(error, flush=True)
-        path = self.folder / self._name(log)
+        epoch, block = position(log, self.blocks)
+        path = self.folder / f"{epoch * self.blocks + block:09d}"
+        if path in self._whole:
+            return
         if strangers := [other for other in _folders(self.folder) if other.name >= path.name and other.name not in self._known]:
             raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
-        (epoch, block), settings = position(log, self.blocks), self.config.part(TRAINING_SETTINGS)
-        facts = {"epoch": epoch, "block": block, "log": list(log), "config": settings, "pairs": self.fingerprint}
+        facts = {"epoch": epoch, "block": block, "log": list(log), "config": self.config.part(TRAINING_SETTINGS), "pairs": self.fingerprint}
         engine.flush()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(path))
