@@ -93,9 +93,8 @@ def write_rows(folder: Path, name: str, stored: np.ndarray) -> None:
     for i, first in enumerate(range(0, max(len(stored), 1), rows)):
         shard = read_ahead(stored[first : first + rows], slice(None))
         with open_npy(folder / f"{name}-{i:05d}.npy", shard.dtype, *shard.shape) as file:
-            if shard.nbytes:
-                os.posix_fallocate(file.fileno(), file.tell(), shard.nbytes)
-                file.write(memoryview(shard).cast("B"))
+            os.posix_fallocate(file.fileno(), 0, file.tell() + shard.nbytes)
+            shard.tofile(file)
 
 
 class RowFiles:
