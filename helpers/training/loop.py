@@ -29,10 +29,8 @@ from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, st
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
-ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 RUN = 1 << 8  # neighbouring papers that are probed together
-MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
 PROBE_SECONDS = 3.0
 
 Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
@@ -65,7 +63,7 @@ def placed(config: Config, pairs: Pairs) -> Config:
 def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     """A graph to probe D with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
     indptr, contexts = pairs.indptr, pairs.contexts
-    fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
+    fit = 0.25 * available_ram() / (2 * 4 * D)  # rows of two tables, float32 at most; all other RAM: nothing is planned yet
     thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
     firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
     runs = [indptr[first : first + RUN + 1] for first in firsts.tolist()]
@@ -169,12 +167,12 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
 
 
 def check_learning(config: Config, log: list[dict]) -> None:
-    """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
+    """Raise TrainingError where the loss is no number, or was never 1 % below chance after ALARM_PAIRS pairs."""
     losses, chance, rate = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives), config.learning_rate
     if not math.isfinite(losses[-1]):
         advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
         raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
-    if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
+    if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > 0.99 * chance:
         found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
         raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
