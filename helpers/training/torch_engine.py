@@ -99,8 +99,7 @@ def gpu_room(config: Config, N: int, P: int) -> int:
     """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
     if pick_device(config).type != "cuda":
         return 0
-    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
-    return max(0, available_gpu(config.gpu_memory) - beside)
+    return max(0, available_gpu(config.gpu_memory) - batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives))
 
 
 @contextlib.contextmanager
