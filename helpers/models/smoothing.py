@@ -63,8 +63,7 @@ def weigh(degree: np.ndarray) -> np.ndarray:
 def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total: np.ndarray, length: float = 1) -> np.ndarray:
     """Fill `total` with the weighted sum of the rows after k = 0, 1, ... smoothing steps, at this length; `weigh` says how contexts count.
 
-    indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total: (N, D) of float32, or of bfloat16 as uint16; weights: one for
-    each k. Returns total."""
+    indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total, returned: (N, D) float32 or uint16 (bfloat16)."""
     N, half = len(rows), np.full(rows.shape[1], 1 << 15, np.uint32)
     context_weights = weigh(np.maximum(np.diff(indptr), 1)).astype(np.float32)
     middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
