@@ -27,7 +27,6 @@ class TorchEngine(Engine):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
         self.device = pick_device(config)
-        on_gpu = self.device.type == "cuda"
         self.pairs = batch_size(config, self.blocks.pairs)
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
         self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
@@ -36,7 +35,7 @@ class TorchEngine(Engine):
             state = {kept.removeprefix(f"{name}_"): values for kept, values in self.state.items() if kept.startswith(name)}
             self.tables.append(Table(rows, config.optimizer, state, self.device, self.hot[name], ahead, mapped, direct))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
-        self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
+        self._compute = torch.float16 if self.device.type == "cuda" and self.target.dtype == torch.bfloat16 else torch.float32
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
@@ -48,9 +47,9 @@ class TorchEngine(Engine):
             pairs, on_gpu = map(torch.from_numpy, self.blocks.block(epoch, block)), self.device.type == "cuda"
             targets, contexts = (ids.pin_memory().to(self.device, non_blocking=True) if on_gpu else ids for ids in pairs)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
-            generator = torch.Generator(self.device).manual_seed(seed)
-            batches = itertools.chain(self._batches(targets, contexts, generator), [None])
-            for step, (batch, _) in enumerate(itertools.pairwise(batches)):  # the next one is asked for before this one is trained
+            batches = self._batches(targets, contexts, torch.Generator(self.device).manual_seed(seed))
+            # the next one is asked for before this one is trained
+            for step, (batch, _) in enumerate(itertools.pairwise(itertools.chain(batches, [None]))):
                 self._train(batch, learning_rate, 2 * (seed + step) & 0x7FFFFFFF)
                 progress(len(batch[0].places))
         return len(targets)
@@ -59,8 +58,7 @@ class TorchEngine(Engine):
         # Of each batch the rows of the targets (B,), and of the contexts (B,) with the negatives (S for each chunk) behind them
         order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
         batch = None, None
-        for first in range(0, len(order), self.pairs):
-            pairs = order[first : first + self.pairs]
+        for pairs in order.split(self.pairs) if len(order) else ():  # a block may be empty
             size = -(-len(pairs) // CHUNK), self.config.shared_negatives
             papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
             kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
