@@ -39,8 +39,7 @@ class Table:
     def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, direct=None):
         self.device, self.optimizer = torch.device(device), optimizer
         self.home = {"rows": rows, **(new_state(optimizer, *rows.shape) if state is None else state)}
-        if mapped:
-            read_ahead(as_stored(rows), slice(0, hot))
+        read_ahead(as_stored(rows), slice(0, hot))  # where they are a file's
         cold, self._hot = hot < len(rows), hot
         self._held = {name: PinnedRows(part[:hot].to(self.device, copy=True), device, direct=False) for name, part in self.home.items()}
         self._at_home = {name: PinnedRows(part, device, cold and direct, mapped and name == "rows") for name, part in self.home.items()}

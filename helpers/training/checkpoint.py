@@ -174,10 +174,9 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
 
 def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
     """The newest checkpoint in `out`, whatever its settings, memory-mapped; ArtefactError where there is none, or it is of other pairs."""
-    found = newest_checkpoint(config, fingerprint, to_train=False)
-    if found is None:
-        raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
-    return found
+    if found := newest_checkpoint(config, fingerprint, to_train=False):
+        return found
+    raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
 
 
 def _copied(path: Path, folder: Path) -> Path:
