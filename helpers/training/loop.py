@@ -100,7 +100,6 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
     Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints."""
     config = placed(config, pairs)
-    Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
     source = pair_source(config, *trained_on, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
@@ -114,15 +113,14 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
         tables = found.target, found.context, found.state
     else:
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
-    engine = Engine(*data, *tables, source=source)
+    engine = choose_engine(config)[0](config, pairs.indptr, pairs.contexts, pairs.noise, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     # the first row tells what the start tables know
     log = found.log if found else [{**log_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
     events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
-    blocks_done = found.epoch * source.blocks + found.block if found else 0
-    with contextlib.closing(events), contextlib.closing(checkpoints):
+    with events, contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
-            for place in range(blocks_done, config.epochs * source.blocks):
+            for place in range(found.epoch * source.blocks + found.block if found else 0, config.epochs * source.blocks):
                 epoch, block = divmod(place, source.blocks)
                 log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                 check_learning(config, log)
@@ -183,10 +181,11 @@ def write_log(config: Config, log: list[dict]) -> None:
         pd.DataFrame(log, columns=LOG_COLUMNS).to_csv(path, index=False)
 
 
-class _Events:
+class _Events(contextlib.ExitStack):
     # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing or broken: the curves are in log.csv
 
     def __init__(self, config: Config, log: list[dict]):
+        super().__init__()
         # what follows the log's last row, left by a run that was cut off, is void
         self._folder, self._void_from, self._kind, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None, None
         with contextlib.suppress(ImportError):
@@ -199,12 +198,8 @@ class _Events:
     def add(self, row: dict) -> None:
         # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
         if self._kind and shutil.disk_usage(self._folder).free > 1 << 20:
-            self._writer = self._writer or self._kind(self._folder, purge_step=self._void_from)
+            self._writer = self._writer or self.enter_context(self._kind(self._folder, purge_step=self._void_from))
             for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
                 if row.get(name, "") != "":
                     self._writer.add_scalar(name, row[name], row["pairs"])
             self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
