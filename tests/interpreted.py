@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from helpers.rows import tables, transfer
-from helpers.rows.transfer import PinnedRows, aligned_empty, as_words, move_rows
+from helpers.rows.files import aligned_empty
+from helpers.rows.transfer import PinnedRows, as_words, move_rows
 from tests.test_tables import engine_of, train
 
 

@@ -13,7 +13,7 @@ from helpers.errors import ArtefactError
 from helpers.models import kernels
 from helpers.models.sgns import PlainSGNS
 from helpers.pairs import noise
-from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically, rounded, to_float32
+from helpers.rows.files import as_stored, as_tensor, round_stochastically, rounded, to_float32
 from helpers.rows.tables import new_state, update
 from helpers.training.engines import KernelEngine, new_tables
 

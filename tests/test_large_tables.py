@@ -8,7 +8,7 @@ import torch
 
 from helpers.config import Config
 from helpers.pairs.blocks import PairBlocks
-from helpers.rows.bfloat16 import to_float32
+from helpers.rows.files import to_float32
 from helpers.training.engines import KernelEngine, SampleLoss, new_tables
 from helpers.training.loop import train
 from tests.planted import planted

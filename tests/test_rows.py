@@ -16,7 +16,7 @@ from helpers.models.sgns import sgns_loss
 from helpers.models.smoothing import WARM_STARTS, choose_warm_start, fill_start, smooth, smooth_trained, weigh
 from helpers.prefetch import only_what_is_asked, read_ahead
 from helpers.rows import files
-from helpers.rows.bfloat16 import Float32Rows, rounded, to_float32
+from helpers.rows.files import Float32Rows, rounded, to_float32
 from tests.conftest import random_pairs
 
 
@@ -196,11 +196,12 @@ def test_rows_that_are_expected_are_read_from_the_disk_and_no_others(tmp_path):
     read_ahead(table, rows)  # of a table in memory: nothing happens
 
 
-def test_tables_in_files_pass_on_what_is_expected(tmp_path, monkeypatch):
+def test_rows_of_files_are_read_ahead_part_by_part(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "SHARD_BYTES", 4000)
     stored = np.arange(10_000, dtype=np.uint16).reshape(1000, 10)
     files.write_rows(tmp_path, "target", stored)
     asked = []
-    monkeypatch.setattr(files, "read_ahead", lambda part, rows: asked.append((len(part), rows.tolist())))
-    Float32Rows(files.RowFiles(tmp_path, "target")).expect(np.array([0, 199, 200, 999]))
+    monkeypatch.setattr(files, "read_ahead", lambda part, rows: asked.append((len(part), rows.tolist())) or part)
+    found = Float32Rows(files.RowFiles(tmp_path, "target"))[np.array([999, 0, 200, 199, 0])]
     assert asked == [(200, [0, 199]), (200, [0]), (200, []), (200, []), (200, [199])]
+    assert np.array_equal(found, to_float32(stored[[999, 0, 200, 199, 0]]))

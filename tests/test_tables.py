@@ -12,10 +12,9 @@ from helpers.memory import Training, checkpoint_bytes, hot_rows
 from helpers.models.sgns import PlainSGNS, sgns_loss, shared_gradients
 from helpers.pairs.noise import alias_table
 from helpers.rows import transfer
-from helpers.rows.bfloat16 import as_stored, as_tensor, round_stochastically
-from helpers.rows.files import empty_table
+from helpers.rows.files import aligned_empty, as_stored, as_tensor, empty_table, round_stochastically
 from helpers.rows.tables import FIRST_SUM, STOCK, Table, new_state, update
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.transfer import PinnedRows, kernels_work
 from helpers.training import torch_engine
 from helpers.training.loop import choose_engine
 from helpers.training.torch_engine import TorchEngine, state_bytes
@@ -67,8 +66,8 @@ class Plainly:
         self._step, engine._train = engine._train, self.train
 
     def train(self, batch, rate, seed):
-        targets, contexts = (batch.rows[i].ids[batch[i]].cpu() for i in range(2))
-        negatives = batch.rows[1].ids[batch.negatives].cpu()
+        targets, others = (rows.ids[rows.places].cpu() for rows in batch)
+        contexts, negatives = others[: len(targets)], others[len(targets) :].view(-1, self.engine.config.shared_negatives)
         chunk = torch.arange(len(targets)) // -(-len(targets) // len(negatives))
         assert len(negatives) == -(-len(targets) // C) and negatives.shape[1] == S
         self.model.zero_grad()

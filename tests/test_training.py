@@ -83,8 +83,8 @@ def test_cold_training_through_the_loop_equals_the_plain_model(run):
     seen, original = [], TorchEngine._train
 
     def spy(engine, batch, rate, seed):
-        targets, contexts = (batch.rows[i].ids[batch[i]] for i in range(2))
-        seen.append((targets, contexts, batch.rows[1].ids[batch.negatives], rate))
+        targets, others = (rows.ids[rows.places] for rows in batch)
+        seen.append((targets, others[: len(targets)], others[len(targets) :].view(-1, c.shared_negatives), rate))
         return original(engine, batch, rate, seed)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -23,8 +23,7 @@ from helpers.models.smoothing import smooth_trained
 from helpers.neighbors.evaluate import evaluate
 from helpers.neighbors.search import Search, answerable, nearest
 from helpers.pairs.build import Pairs
-from helpers.rows.bfloat16 import Float32Rows, ReadThrough
-from helpers.rows.files import pieces
+from helpers.rows.files import Float32Rows, ReadThrough, pieces
 from helpers.training.checkpoint import trained_checkpoint
 
 NOTEBOOK = "notebook 04_evaluate_neighbors"

@@ -63,8 +63,7 @@ def pair_entries(indptr: np.ndarray, contexts: np.ndarray, shift: float = 1, log
 class Factors(nn.Module):
     """Scores of pairs, u_t . v_c, by two tables of any kind (`nn.Embedding`, `CompressedEmbedding`), or by one that is given twice.
 
-    dropout: share of a row's values left out in training; biases: what GloVe's two biases of a pair are together at the start, None = none.
-    """
+    dropout: share of a row's values left out in training; biases: what GloVe's two of a pair are together at the start, None = none."""
 
     def __init__(self, target: nn.Module, context: nn.Module, dropout: float = 0.0, biases: float | None = None):
         super().__init__()

@@ -36,9 +36,8 @@ def room(pairs: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def lay_out(targets, indptr, contexts, K, noise, key, step_targets, step_contexts, terms):
     """Lay out the steps of these targets, in the order given, in buffers that `room` made; returns how many steps.
 
-    A step's terms are its contexts, then K negatives for each, drawn from the alias table `noise` by random numbers that start from
-    `key` uint64. targets: int32, with indptr int64 (N+1,) and contexts int32 (P,); step_targets, step_contexts: int32, filled with a
-    target and a number of contexts a step; terms: int32, filled with the terms of all steps in sequence."""
+    A step's terms are its contexts, then K negatives each from the alias table `noise`, by random numbers from `key` uint64 on.
+    targets, contexts (P,): int32, indptr: int64 (N+1,); filled, int32: step_targets, step_contexts (how many), terms (of all steps)."""
     most, N = max(1, MOST_TERMS // (1 + K)), np.uint64(len(noise))
     step, place, noise_base, random = 0, 0, noise.ctypes.data, np.uint64(key)
     chances = np.empty(most * K, np.uint32)
@@ -74,9 +73,7 @@ def train_steps(steps, step_targets, step_contexts, terms, K, target, context, t
     target_base, context_base, sums_base = target.ctypes.data, context.ctypes.data, context_sums.ctypes.data
     h, gradient = np.empty(D, np.float32), np.empty(D, np.float32)
     most = max(1, MOST_TERMS // (1 + K)) * (1 + K)
-    size = 1
-    while size < 8 * most:
-        size *= 2
+    size = 1 << np.int64(np.ceil(np.log2(8 * most)))
     first_term = np.full(size, -1, np.int32)  # open addressing by id: which row of the step it is
     dots, slots = np.empty(most, np.float32), np.empty(most, np.int64)
     rows, row_g = np.empty(most, np.int64), np.empty(most, np.float32)

@@ -85,9 +85,9 @@ def _read(builder, base, j, width, stored):
     if stored == types.float32:
         return [(part, _load(builder, base, part, vector)) for part in parts]
     if width == 1:
-        bits = builder.zext(_load(builder, base, j, ir.VectorType(HALF, 1)), words)
+        bits = builder.zext(_load(builder, base, j, ir.VectorType(HALF, 1), 2), words)
         return [(j, builder.bitcast(builder.shl(bits, _constant(words, 16)), vector))]
-    pairs = builder.load(_pointer(builder, base, j, words, 2), align=2)
+    pairs = _load(builder, base, j, words, 2)
     lower, upper = builder.shl(pairs, _constant(words, 16)), builder.and_(pairs, _constant(words, 0xFFFF0000))
     return [(part, builder.bitcast(bits, vector)) for part, bits in zip(parts, (lower, upper), strict=True)]
 
@@ -101,10 +101,8 @@ def _write(builder, values, base, j, width, stored, noise):
     words = ir.VectorType(WORD, values[0][1].type.count)
     rounded = [builder.add(builder.bitcast(value, words), _load(builder, noise, part, words)) for part, value in values]
     lower = builder.lshr(rounded[0], _constant(words, 16))
-    if width == 1:
-        builder.store(builder.trunc(lower, ir.VectorType(HALF, 1)), _pointer(builder, base, j, ir.VectorType(HALF, 1), 2), align=2)
-        return
-    builder.store(builder.or_(lower, builder.and_(rounded[1], _constant(words, 0xFFFF0000))), _pointer(builder, base, j, words, 2), align=2)
+    upper = None if width == 1 else builder.and_(rounded[1], _constant(words, 0xFFFF0000))
+    _store(builder, builder.or_(lower, upper) if upper else builder.trunc(lower, ir.VectorType(HALF, 1)), base, j, 2)
 
 
 def _plus_product(builder, a, b, c):
@@ -125,10 +123,9 @@ def _pointer(builder, base, j, vector, size):
     return builder.inttoptr(builder.add(base, builder.mul(j, j.type(size))), vector.as_pointer())
 
 
-def _load(builder, base, j, vector):
-    size = 2 if vector.element == HALF else 4
+def _load(builder, base, j, vector, size=4):
     return builder.load(_pointer(builder, base, j, vector, size), align=size)
 
 
-def _store(builder, value, base, j):
-    builder.store(value, _pointer(builder, base, j, value.type, 4), align=4)
+def _store(builder, value, base, j, size=4):
+    builder.store(value, _pointer(builder, base, j, value.type, size), align=size)

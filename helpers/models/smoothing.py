@@ -18,8 +18,7 @@ from helpers.memory import START_COLUMNS, columns_at_a_time
 from helpers.models.simd import add_row, dot_row, train_row
 from helpers.prefetch import prefetch_row
 from helpers.progress import progress
-from helpers.rows.bfloat16 import rounded, to_float32
-from helpers.rows.files import pieces
+from helpers.rows.files import pieces, rounded, to_float32
 
 THREADS = os.cpu_count() or 1  # what comes out does not depend on it
 LEAF_WEIGHT = 0.05  # a context of one paper alone ties it to no other: it counts only where there is nothing else
@@ -64,8 +63,7 @@ def weigh(degree: np.ndarray) -> np.ndarray:
 def smooth(indptr, contexts, rows: np.ndarray, weights: tuple[float, ...], total: np.ndarray, length: float = 1) -> np.ndarray:
     """Fill `total` with the weighted sum of the rows after k = 0, 1, ... smoothing steps, at this length; `weigh` says how contexts count.
 
-    indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total: (N, D) of float32, or of bfloat16 as uint16; weights: one for
-    each k. Returns total."""
+    indptr: int64 (N+1,), contexts: int32 (P,); rows, overwritten, and total, returned: (N, D) float32 or uint16 (bfloat16)."""
     N, half = len(rows), np.full(rows.shape[1], 1 << 15, np.uint32)
     context_weights = weigh(np.maximum(np.diff(indptr), 1)).astype(np.float32)
     middle = np.searchsorted(indptr, np.linspace(0, len(contexts), THREADS + 1)[1:-1])  # an equal share of the pairs a thread
@@ -93,8 +91,7 @@ def fill_start(indptr, contexts, target, context, warm_start, scale, generator: 
     """Fill the tables that training starts from: warm, rows of length `scale` in both; cold, word2vec's (uniform targets, no contexts).
 
     indptr: int64 (N+1,), contexts: int32 (P,); target, context: (N, D) float32 or uint16 (bfloat16); warm_start: weights of 1, 2, ...
-    smoothing steps, None for those of `choose_warm_start`, () for a cold start; folder: where columns wait until they are rows of a file.
-    """
+    smoothing steps, None: those of `choose_warm_start`, (): a cold start; folder: where columns wait until they are rows of a file."""
     N, D = target.shape
     warm_start, waiting = choose_warm_start(N) if warm_start is None else warm_start, []
     for columns in pieces(D, START_COLUMNS):

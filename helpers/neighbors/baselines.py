@@ -88,8 +88,6 @@ def pip_loss(pairs: Pairs, table, negatives: int = 5, seed: int = 0) -> float:
     rows = np.sort(np.random.default_rng(seed).choice(N, min(N, PIP_ROWS), replace=False))
     of, columns, values = sppmi(pairs, rows, negatives)
     needed, column_of = np.unique(columns, return_inverse=True)
-    if hasattr(table, "expect"):
-        table.expect(np.union1d(rows, needed))
     E, others = np.asarray(table[rows], np.float32), np.asarray(table[needed], np.float32)
     E, others = E - E.mean(axis=0), others - E.mean(axis=0)
     mixed = csr_array((values, (of, column_of)), (len(rows), len(needed))) @ others

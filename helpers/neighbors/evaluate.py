@@ -62,11 +62,7 @@ class Questions:
         return ranks
 
     def ranks_by_readings(self, target, context) -> dict[str, np.ndarray]:
-        """The answers' ranks by each reading of two tables that read as float32 (N, D); tables in files are read ahead."""
-        papers = np.unique(np.concatenate([self.queries, self.answers, self.candidates.ravel()]))
-        for table in (target, context):
-            if hasattr(table, "expect"):
-                table.expect(papers)
+        """The answers' ranks by each reading of two tables that read as float32 (N, D)."""
         return self.ranks(readings(target, context), target.shape[1])
 
 

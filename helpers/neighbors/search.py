@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
-from helpers.rows.bfloat16 import ReadThrough
+from helpers.rows.files import ReadThrough
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
 COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
@@ -107,8 +107,6 @@ def tables_of(target, context) -> dict:
     """What similarities are taken between: the two tables, float (N, D), and "centred": targets less their mean, but for rows of zeros."""
     # the mean of more rows is that of so many, evenly spread over the degrees
     rows = np.unique(np.linspace(0, len(target) - 1, 1 << 14).astype(np.int64))
-    if hasattr(target, "expect"):
-        target.expect(rows)
     some = torch.from_numpy(np.asarray(target[rows], np.float32))
     mean = some.sum(dim=0) / some.any(dim=1).sum().clamp_min(1)
 

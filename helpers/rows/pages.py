@@ -9,17 +9,15 @@ from helpers.errors import ConfigError
 class PagedEmbedding(nn.Module):
     """An embedding n_words x dim_word in pages of page_size rows: word w is row w % page_size of page w // page_size.
 
-    device_list: of each page the number of its device ("cpu" is one, too), or a tuple of them, on each of which a mirror of it is kept;
-    None: page i is on device i mod num_devices. use_cuda: numbers are GPUs, None = where there are any; else each is memory of its own on
-    the CPU. `embeddings[i].weight` is page i on the first of its `page_devices[i]`, `embeddings[i].copies` it on all of them. Raises
-    ConfigError for a list of another length, or a device that does not exist."""
+    device_list: each page's device, a number or "cpu", or a tuple of them, with a mirror on each; None: page i is on device i mod
+    num_devices. use_cuda: numbers are GPUs, None = where there are any; else each is memory of its own on the CPU. `embeddings[i].weight`
+    is page i on the first of its devices, `.copies` on all. ConfigError: a list of another length, or a device that does not exist."""
 
     def __init__(self, n_words, dim_word, page_size, num_devices=None, use_cuda=None, device_list=None):
         super().__init__()
         gpus, pages = torch.cuda.device_count() if use_cuda in (None, True) else 0, -(-n_words // page_size)
         there = range(min(filter(None, (gpus, num_devices)), default=1 << 16))  # numbers that stand for memory cost nothing
-        even = [page % (num_devices or gpus or 1) for page in range(pages)]
-        self.page_devices = even if device_list is None else list(device_list)
+        self.page_devices = [i % (num_devices or gpus or 1) for i in range(pages)] if device_list is None else list(device_list)
         if len(self.page_devices) != pages:
             found = f"{len(self.page_devices)} entries, but {n_words:,} words in pages of {page_size:,} are {pages} pages"
             raise ConfigError(f"device_list has {found}: give one device, or a tuple of devices, for each page.")

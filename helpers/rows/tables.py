@@ -8,8 +8,8 @@ import torch
 
 from helpers.config import RATES
 from helpers.prefetch import read_ahead
-from helpers.rows.bfloat16 import as_stored, round_stochastically
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.files import aligned_empty, as_stored, round_stochastically
+from helpers.rows.transfer import PinnedRows, kernels_work
 
 FIRST_SUM = 1e-4  # row-wise Adagrad's sum of squares at the start: small, so that the first steps already have the full rate
 # Those of torch.optim that look at each value by itself, by the names that they are set by.
@@ -21,6 +21,7 @@ class Working:
     """A batch's rows on the device: ids int64 (U,), different, ascending; parts: rows and state, each (U, ...), as they are stored."""
 
     ids: torch.Tensor
+    places: torch.Tensor  # int64, of any shape: where what was asked for is among these
     parts: dict[str, torch.Tensor]
     ready: Future | None = None  # of what comes from home beside the training; None: it comes when it is waited for
     shared: tuple | None = None  # the batch before, which of these come from it instead, and which they are there
@@ -38,8 +39,7 @@ class Table:
     def __init__(self, rows, optimizer: str, state=None, device="cpu", hot=0, ahead=False, mapped=False, direct=None):
         self.device, self.optimizer = torch.device(device), optimizer
         self.home = {"rows": rows, **(new_state(optimizer, *rows.shape) if state is None else state)}
-        if mapped:
-            read_ahead(as_stored(rows), slice(0, hot))
+        read_ahead(as_stored(rows), slice(0, hot))  # where they are a file's
         cold, self._hot = hot < len(rows), hot
         self._held = {name: PinnedRows(part[:hot].to(self.device, copy=True), device, direct=False) for name, part in self.home.items()}
         self._at_home = {name: PinnedRows(part, device, cold and direct, mapped and name == "rows") for name, part in self.home.items()}
@@ -49,16 +49,16 @@ class Table:
         self._leaving = None  # the working rows whose way home the next `ask` begins
 
     def ask(self, ids: torch.Tensor, before: Working | None = None) -> Working:
-        """Have rows of `ids` (int64 (U,), different, ascending, on the device) gathered; ahead: while `before`, not yet trained, is."""
+        """Have rows of `ids` (int64, any shape, duplicates welcome) gathered; ahead: while `before`, not yet trained, is."""
+        ids, places = torch.unique(ids.to(self.device), return_inverse=True)
         parts = {name: part.new_empty((len(ids), *part.shape[1:]), device=self.device) for name, part in self.home.items()}
-        working, new = Working(ids, parts), ...
+        working, new = Working(ids, places, parts), ...
         if not self._queue:
             return working
         if before:
-            place = torch.searchsorted(before.ids, ids).clamp_(max=len(before.ids) - 1)
-            shared = before.ids[place] == ids
+            shared = torch.isin(ids, before.ids, assume_unique=True)
             mine, new = shared.nonzero().flatten(), (~shared).nonzero().flatten()
-            working.shared = before, mine, place[mine]
+            working.shared = before, mine, torch.searchsorted(before.ids, ids[mine])
         leaving, self._leaving = self._leaving, None
         self._submit(working, lambda: (leaving and self._send_home(leaving), self._fetch(working, new)))
         return working
@@ -94,9 +94,8 @@ class Table:
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of `ids` (int64, any shape, duplicates welcome) as they are now, float32 (*shape, D) on the device."""
         self._settle()
-        unique, index = torch.unique(ids.to(self.device), return_inverse=True)
-        working = self.ask(unique)
-        return self.arrive(working)[index].float()
+        working = self.ask(ids)
+        return self.arrive(working)[working.places].float()
 
     def flush(self) -> None:
         """Bring rows and state up to date at home: before a checkpoint or an evaluation."""
@@ -170,11 +169,9 @@ def _update_by_torch(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor,
             trained.state[parameter] = {name: parts[name][i] for name in of_values} | dict(zip(of_rows, alike[i], strict=True))
     trained.step()
     rows[order] = torch.cat([parameter.detach() for parameter in parameters])
-    for name in of_values:
-        state[name][order] = torch.cat([trained.state[parameter][name] for parameter in parameters])
-    for name in of_rows:
-        new = torch.tensor([float(trained.state[parameter][name]) for parameter in parameters], device=rows.device)
-        state[name][order] = new.repeat_interleave(sizes)
+    for name, values in state.items():
+        new = [(parameter, trained.state[parameter][name].to(rows.device)) for parameter in parameters]
+        values[order] = torch.cat([kept.expand(len(parameter), *values.shape[1:]) for parameter, kept in new])
 
 
 def update(optimizer: str, rows: torch.Tensor, gradient: torch.Tensor, state: dict, learning_rate: float) -> None:

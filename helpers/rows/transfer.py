@@ -5,25 +5,16 @@ import functools
 import mmap
 import weakref
 
-import numpy as np
 import torch
 
 from helpers.errors import in_a_line
 from helpers.prefetch import read_ahead
 from helpers.progress import progress
-from helpers.rows.bfloat16 import as_stored
+from helpers.rows.files import as_stored
 
 SLICE = 1 << 30  # bytes locked at a time
 PORTABLE, MAPPED = 1, 2  # of cudaHostRegister: locked for all contexts, and readable by kernels
 TILE = 2048  # words that one program of a kernel moves
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array on pages of its own, which can be locked at its exact size: torch's pinned memory takes the next power of two instead."""
-    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE, np.uint8)
-    begin = -room.ctypes.data % mmap.PAGESIZE
-    return room[begin : begin + nbytes].view(dtype).reshape(shape)
 
 
 class PinnedRows:

@@ -14,9 +14,7 @@ from helpers.artefacts import MANIFEST, differences, new_folder, read_manifest, 
 from helpers.config import FIXED_SETTINGS, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError
 from helpers.memory import TABLES
-from helpers.rows.bfloat16 import as_stored, as_tensor
-from helpers.rows.files import RowFiles, empty_table, write_rows
-from helpers.rows.transfer import aligned_empty
+from helpers.rows.files import RowFiles, aligned_empty, as_stored, as_tensor, empty_table, write_rows
 
 NOTEBOOK = "notebook 03_train_embeddings"
 KEPT = 2
@@ -31,7 +29,7 @@ class Checkpoint:
 
     target: torch.Tensor | RowFiles  # a tensor to train on; files, memory-mapped, to read
     context: torch.Tensor | RowFiles
-    state: dict[str, torch.Tensor]  # "target_sums", ...: float32 (N,) or (N, D); empty to read
+    state: dict[str, torch.Tensor | RowFiles]  # "target_sums", ...: float32 (N,) or (N, D)
     epoch: int  # epochs done
     block: int  # blocks of the next one that are done
     log: list[dict]  # the rows of log.csv so far
@@ -80,7 +78,8 @@ class Checkpoints:
             shutil.rmtree(stale, ignore_errors=True)
         self._known = {path.name for path in _folders(self.folder)}
         self._whole = [found.path] if found else []
-        self._writer, self._finished, self._saved = ThreadPoolExecutor(1), None, time.monotonic()
+        self._writer, self._saved = ThreadPoolExecutor(1), time.monotonic()
+        self._finished = self._writer.submit(lambda: None)  # the last checkpoint is on the disk, or why it did not get there
         self._copies = Copies(keep or (lambda checkpoint: None))
         if found:
             self._copies.put(found.path)
@@ -98,10 +97,8 @@ class Checkpoints:
 
     def save_last(self, engine, log: list[dict]) -> Path:
         """Save, wait until it is on the disk and, as far as possible, kept; raises ArtefactError where it cannot be written."""
-        self._wait()
-        if not self._whole or self._whole[-1].name != self._name(log):
-            self._save(engine, log)
-            self._finished.result()
+        self._save(engine, log)
+        self._finished.result()
         self._copies.finish()
         return self._whole[-1]
 
@@ -110,17 +107,18 @@ class Checkpoints:
         self._writer.shutdown()
         self._copies.finish(wait=False)
 
-    def _name(self, log: list[dict]) -> str:
-        epoch, block = position(log, self.blocks)
-        return f"{epoch * self.blocks + block:09d}"
-
     def _save(self, engine, log: list[dict]) -> None:
-        self._wait()
-        path = self.folder / self._name(log)
+        try:
+            self._finished.result()
+        except ArtefactError as error:
+            print(error, flush=True)
+        epoch, block = position(log, self.blocks)
+        path = self.folder / f"{epoch * self.blocks + block:09d}"
+        if path in self._whole:
+            return
         if strangers := [other for other in _folders(self.folder) if other.name >= path.name and other.name not in self._known]:
             raise ArtefactError(f"{strangers[0]} was written by another run that is further along; stop one of the two.")
-        (epoch, block), settings = position(log, self.blocks), self.config.part(TRAINING_SETTINGS)
-        facts = {"epoch": epoch, "block": block, "log": list(log), "config": settings, "pairs": self.fingerprint}
+        facts = {"epoch": epoch, "block": block, "log": list(log), "config": self.config.part(TRAINING_SETTINGS), "pairs": self.fingerprint}
         engine.flush()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(path))
@@ -132,21 +130,11 @@ class Checkpoints:
     def _finish(self, rest: contextlib.ExitStack, folder: Path, path: Path, facts: dict) -> None:
         with rest:
             write_manifest(folder, **facts)
-        self._known.add(path.name)
         self._whole.append(path)
         self._copies.put(path)
         for old in _folders(self.folder):
             if old not in (*self._whole[-KEPT:], self._copies.in_hand) and old.name < path.name:
                 shutil.rmtree(old, ignore_errors=True)
-
-    def _wait(self) -> None:
-        # Until the last checkpoint is on the disk, or it is told why it did not get there
-        try:
-            if self._finished:
-                self._finished.result()
-        except ArtefactError as error:
-            print(error, flush=True)
-        self._finished = None
 
 
 def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, elsewhere: Path | None = None) -> Checkpoint | None:
@@ -159,20 +147,25 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
     for path in sorted([*_folders(config.folder("checkpoints")), *copies], key=lambda path: path.name, reverse=True):
         try:
             manifest = read_manifest(path, NOTEBOOK, verify=not to_train)
-            if refusal := _of_another_run(config, fingerprint, manifest, path, to_train):
+            if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
+                raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
+            differs = differences(manifest["config"], config.part(FIXED_SETTINGS)) if to_train else []
+            if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
+                differs.append("other training pairs")
+            if differs:
                 read_manifest(path, NOTEBOOK, verify=True)  # damaged or of another run?
             else:
                 path = _copied(path, config.folder("checkpoints")) if path.parent == elsewhere else path
-                tables = [_tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in TABLES]
-                kept = sorted({file.rsplit("-", 1)[0] for file in manifest["files"]} - set(TABLES)) if to_train else ()
-                state = {name: _tensor(config, path, name, manifest) for name in kept}
+                names = sorted({*TABLES, *(file.rsplit("-", 1)[0] for file in manifest["files"])})
+                parts = {name: _tensor(config, path, name, manifest) if to_train else RowFiles(path, name) for name in names}
         except ArtefactError as error:
             damaged += 1
             print(f"Checkpoint {path.name} is passed over: {error}", flush=True)
             continue
-        if refusal:
-            raise ArtefactError(refusal)
-        return Checkpoint(*tables, state, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
+        if differs:
+            advice = "choose another --out (or Drive folder), or delete that folder"
+            raise ArtefactError(f"{path.parent} belongs to another run ({'; '.join(differs)}): {advice}.")
+        return Checkpoint(*map(parts.pop, TABLES), parts, *(manifest[name] for name in ("epoch", "block", "log", "config")), path=path)
     if damaged:
         advice = "put a whole one there, or delete that folder to train from the beginning"
         raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint, but {damaged} damaged: {advice}.")
@@ -181,21 +174,9 @@ def newest_checkpoint(config: Config, fingerprint: dict, to_train: bool = True, 
 
 def trained_checkpoint(config: Config, fingerprint: dict) -> Checkpoint:
     """The newest checkpoint in `out`, whatever its settings, memory-mapped; ArtefactError where there is none, or it is of other pairs."""
-    found = newest_checkpoint(config, fingerprint, to_train=False)
-    if found is None:
-        raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
-    return found
-
-
-def _of_another_run(config: Config, fingerprint: dict, manifest: dict, path: Path, to_train: bool) -> str | None:
-    # The sentence that tells what differs, None for this run's
-    if not {"epoch", "block", "log", "config", "pairs"} <= set(manifest):
-        raise ArtefactError(f"{path / MANIFEST} is no checkpoint's of this version.")
-    differs = differences(manifest["config"], config.part(FIXED_SETTINGS)) if to_train else []
-    if any(manifest["pairs"].get(name) != made for name, made in fingerprint.items()):  # there may be shards' beside them
-        differs.append("other training pairs")
-    advice = "choose another --out (or Drive folder)"
-    return f"{path.parent} belongs to another run ({'; '.join(differs)}): {advice}, or delete that folder." if differs else None
+    if found := newest_checkpoint(config, fingerprint, to_train=False):
+        return found
+    raise ArtefactError(f"{config.folder('checkpoints')} holds no whole checkpoint yet; run {NOTEBOOK} first.")
 
 
 def _copied(path: Path, folder: Path) -> Path:

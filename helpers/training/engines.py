@@ -19,8 +19,7 @@ from helpers.pairs.blocks import LOSS, PairBlocks, PairSource, check_csr
 from helpers.pairs.build import Pairs
 from helpers.pairs.shards import pair_source
 from helpers.prefetch import read_ahead
-from helpers.rows.bfloat16 import as_stored, as_tensor, rounded, to_float32
-from helpers.rows.files import PIECE, RowFiles, empty_table, pieces
+from helpers.rows.files import PIECE, RowFiles, as_stored, as_tensor, empty_table, pieces, rounded, to_float32
 from helpers.rows.tables import new_state
 from helpers.training.checkpoint import trained_checkpoint
 
@@ -73,7 +72,6 @@ def extended_tables(config: Config, pairs: Pairs) -> tuple:
         stored[0][rows], stored[1][rows] = rounded(cold, stored[0].dtype), 0  # as word2vec does
         for name, new in kept.items():
             there, old_rows = row_of[rows][filled[rows]], RowFiles(trained.path, name)
-            old_rows.expect(np.sort(there))
             np.asarray(new)[rows][filled[rows]] = old_rows[there]
     while not passes or passes[-1]:
         passes.append(_fill_from_contexts(pairs, stored, filled, np.float32(1) if passes else SHARE))
@@ -102,19 +100,6 @@ def _fill_from_contexts(pairs: Pairs, stored: list[np.ndarray], filled: np.ndarr
     return int(filled.sum() - before.sum())
 
 
-def _check_inputs(config: Config, indptr: np.ndarray, contexts: np.ndarray, noise_table: np.ndarray, *tables: torch.Tensor) -> None:
-    # Everything the kernels take for granted: they check no bounds. Raises ArtefactError in one sentence
-    check_csr(indptr, contexts)
-    N = len(indptr) - 1
-    fits = len(noise_table) == N or not noise_table["threshold"].any()  # a unigram table has any number of slots
-    if not (fits and 0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
-        raise ArtefactError(f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02 again.")
-    for table in tables:
-        if tuple(table.shape) != (N, config.dimensions) or table.dtype != getattr(torch, config.row_type):
-            found, expected = f"{str(table.dtype).split('.')[-1]} {tuple(table.shape)}", f"{config.row_type} ({N}, {config.dimensions})"
-            raise ArtefactError(f"A table is {found}, but {expected} is expected; delete its checkpoint, or choose another OUT.")
-
-
 class Engine:
     """What both share: two tables, up to date after `flush`, and pairs, whose negatives are drawn from (seed, epoch, block) alone.
 
@@ -122,7 +107,16 @@ class Engine:
     ("target_sums"), or None to start anew; source: where the pairs come from, None for what config.pairs_from makes of this CSR."""
 
     def __init__(self, config, indptr, contexts, noise_table, target, context, state=None, source=None):
-        _check_inputs(config, indptr, contexts, noise_table, target, context)
+        # everything the kernels take for granted: they check no bounds
+        check_csr(indptr, contexts)
+        N = len(indptr) - 1
+        fits = len(noise_table) == N or not noise_table["threshold"].any()  # a unigram table has any number of slots
+        if not (fits and 0 <= noise_table["alias"].min() and noise_table["alias"].max() < N):
+            raise ArtefactError(f"pairs/noise.npy is of another corpus ({len(noise_table):,} papers, not {N:,}); run notebook 02 again.")
+        expected = f"{config.row_type} {(N, config.dimensions)}"
+        for table in (target, context):
+            if (found := f"{table.dtype} {tuple(table.shape)}".removeprefix("torch.")) != expected:
+                raise ArtefactError(f"A table is {found}, but {expected} is expected; delete its checkpoint, or choose another OUT.")
         self.config, self.noise, self.target, self.context = config, noise_table, target, context
         new = [(table, name, values) for table in TABLES for name, values in new_state(config.optimizer, *target.shape).items()]
         self.state = {f"{table}_{name}": values for table, name, values in new} if state is None else state

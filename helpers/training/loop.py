@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from helpers.artefacts import new_file, sentences_for_disk_errors
-from helpers.config import TRAINING_SETTINGS, Config
+from helpers.config import RATES, TRAINING_SETTINGS, Config
 from helpers.errors import ArtefactError, TrainingError
 from helpers.memory import Training, available_ram
 from helpers.models.smoothing import choose_warm_start
@@ -22,19 +22,15 @@ from helpers.pairs.build import Pairs
 from helpers.pairs.noise import alias_table
 from helpers.pairs.shards import pair_source
 from helpers.progress import progress
-from helpers.rows.bfloat16 import ROW_TYPES, Float32Rows, as_stored
-from helpers.rows.tables import STOCK
+from helpers.rows.files import ROW_TYPES, Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint, Checkpoints, Keep, newest_checkpoint, position
 from helpers.training.engines import KernelEngine, SampleLoss, extended_tables, new_tables, pairs_with_new
 from helpers.training.torch_engine import TorchEngine, gpu_room, pick_device, state_bytes
 
 LOG_COLUMNS = ("epoch", "block", "pairs", "seconds", "pairs_per_s", "learning_rate", "loss", "mrr", "pip_loss", "engine")
 ALARM_PAIRS = 200_000  # a run that has seen so many pairs and is still at chance does not learn
-EVENTS_ROOM = 1 << 20  # bytes
-ALARM_MARGIN = 0.01  # how far below chance the loss must have come by then
 MOST_PAPERS, MOST_PAIRS = 2_000_000, 30_000_000  # of the probe: a few seconds, on tables beyond any cache
 RUN = 1 << 8  # neighbouring papers that are probed together
-MOST_OF_RAM = 0.25  # that the probe's tables may take: nothing is planned yet
 PROBE_SECONDS = 3.0
 
 Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
@@ -43,7 +39,7 @@ Evaluate = Callable[[np.ndarray, np.ndarray], dict[str, float]] | None
 def choose_engine(config: Config) -> tuple[type, str]:
     """(Engine, where it works): TorchEngine on a GPU, for optimisers of torch.optim, or if asked for, else KernelEngine; ConfigError."""
     on_gpu = config.engine != "kernel" and pick_device(config).type == "cuda"
-    if config.engine == "kernel" or not (on_gpu or config.optimizer in STOCK or config.engine == "torch"):
+    if config.engine == "kernel" or not (on_gpu or config.optimizer in RATES or config.engine == "torch"):
         return KernelEngine, "numba kernels on CPU cores"
     return TorchEngine, f"torch in batches on {torch.cuda.get_device_name() if on_gpu else 'CPU cores'}"
 
@@ -67,12 +63,11 @@ def placed(config: Config, pairs: Pairs) -> Config:
 def thinned(pairs: Pairs, D: int) -> tuple[np.ndarray, np.ndarray]:
     """A graph to probe D with (indptr int64 (n+1,), contexts int32 (p,)): all, or every so manieth run of targets, ids divided alike."""
     indptr, contexts = pairs.indptr, pairs.contexts
-    fit = MOST_OF_RAM * available_ram() / (2 * 4 * D)  # of rows in two tables, float32 at most
+    fit = 0.25 * available_ram() / (2 * 4 * D)  # rows of two tables, float32 at most; all other RAM: nothing is planned yet
     thin = max(1, math.ceil(pairs.papers / min(MOST_PAPERS, fit)), math.ceil(len(contexts) / MOST_PAIRS))
     firsts = np.arange(RUN * (min(thin, (pairs.papers - 1) // RUN + 1) // 2), pairs.papers, RUN * thin)  # the first run has the hubs
-    lasts = np.minimum(firsts + RUN, pairs.papers)
-    counts = np.concatenate([np.diff(indptr[first : last + 1]) for first, last in zip(firsts, lasts, strict=True)])
-    taken = np.concatenate([contexts[indptr[first] : indptr[last]] for first, last in zip(firsts, lasts, strict=True)])
+    runs = [indptr[first : first + RUN + 1] for first in firsts.tolist()]
+    counts, taken = np.concatenate([np.diff(run) for run in runs]), np.concatenate([contexts[run[0] : run[-1]] for run in runs])
     return np.concatenate([[0], np.cumsum(counts)]), (taken.astype(np.int64) * len(counts) // pairs.papers).astype(np.int32)
 
 
@@ -105,7 +100,6 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
     keep(checkpoint's folder): copies it to a safe place, called beside the training; elsewhere: such a place, whose checkpoints count too.
     Raises ConfigError for tables too large, TrainingError where nothing is learned, ArtefactError for another run's checkpoints."""
     config = placed(config, pairs)
-    Engine, data = choose_engine(config)[0], (config, pairs.indptr, pairs.contexts, pairs.noise)
     trained_on = pairs_with_new(config, pairs) if config.extends else (pairs.indptr, pairs.contexts)
     source = pair_source(config, *trained_on, pairs.fingerprint)
     fingerprint = pairs.fingerprint | source.files
@@ -119,15 +113,14 @@ def train(config: Config, pairs: Pairs, evaluate: Evaluate = None, keep: Keep = 
         tables = found.target, found.context, found.state
     else:
         tables = extended_tables(config, pairs) if config.extends else new_tables(config, pairs.indptr, pairs.contexts)
-    engine = Engine(*data, *tables, source=source)
+    engine = choose_engine(config)[0](config, pairs.indptr, pairs.contexts, pairs.noise, *tables, source=source)
     loss = SampleLoss(PairBlocks(pairs.indptr, pairs.contexts, config.seed, config.block_pairs), pairs.noise, config.negatives)
     # the first row tells what the start tables know
     log = found.log if found else [{**log_row(0, 0, 0, 0.0, "", "", loss(engine), ""), **_scores(evaluate, engine)}]
     events, checkpoints = _Events(config, log), Checkpoints(config, fingerprint, source.blocks, found, keep)
-    blocks_done = found.epoch * source.blocks + found.block if found else 0
-    with contextlib.closing(events), contextlib.closing(checkpoints):
+    with events, contextlib.closing(checkpoints):
         with progress(title="Training", unit=" pairs", total=total, initial=log[-1]["pairs"]) as bar:
-            for place in range(blocks_done, config.epochs * source.blocks):
+            for place in range(found.epoch * source.blocks + found.block if found else 0, config.epochs * source.blocks):
                 epoch, block = divmod(place, source.blocks)
                 log.append(_train_block(config, engine, loss, epoch, block, log[-1], total, bar))
                 check_learning(config, log)
@@ -172,12 +165,12 @@ def _train_block(config, engine, sample_loss, epoch, block, last, total, bar) ->
 
 
 def check_learning(config: Config, log: list[dict]) -> None:
-    """Raise TrainingError where the loss is no number, or was never below chance after ALARM_PAIRS pairs."""
+    """Raise TrainingError where the loss is no number, or was never 1 % below chance after ALARM_PAIRS pairs."""
     losses, chance, rate = [row["loss"] for row in log if row["loss"] != ""], chance_loss(config.negatives), config.learning_rate
     if not math.isfinite(losses[-1]):
         advice = f"lower the learning rate ({rate}) or batch_pairs ({config.batch_pairs}); the last checkpoint is untouched"
         raise TrainingError(f"The loss is {losses[-1]} after {log[-1]['pairs']:,} pairs: {advice}.")
-    if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > (1 - ALARM_MARGIN) * chance:
+    if log[-1]["pairs"] >= ALARM_PAIRS and min(losses) > 0.99 * chance:
         found = f"The loss stays at chance ({min(losses):.3f}, chance {chance:.3f}) after {log[-1]['pairs']:,} pairs: nothing is learned"
         raise TrainingError(f"{found}; try a higher learning rate (now {rate}), a warm start, or look at the pairs of notebook 02.")
 
@@ -188,10 +181,11 @@ def write_log(config: Config, log: list[dict]) -> None:
         pd.DataFrame(log, columns=LOG_COLUMNS).to_csv(path, index=False)
 
 
-class _Events:
+class _Events(contextlib.ExitStack):
     # TensorBoard events of the log's rows in `out/tensorboard`; none where the package is missing or broken: the curves are in log.csv
 
     def __init__(self, config: Config, log: list[dict]):
+        super().__init__()
         # what follows the log's last row, left by a run that was cut off, is void
         self._folder, self._void_from, self._kind, self._writer = config.folder("tensorboard"), log[-1]["pairs"] + 1, None, None
         with contextlib.suppress(ImportError):
@@ -203,13 +197,9 @@ class _Events:
 
     def add(self, row: dict) -> None:
         # on a disk that is full the writer's thread would end in a traceback, and the next event would end the training
-        if self._kind and shutil.disk_usage(self._folder).free > EVENTS_ROOM:
-            self._writer = self._writer or self._kind(self._folder, purge_step=self._void_from)
+        if self._kind and shutil.disk_usage(self._folder).free > 1 << 20:
+            self._writer = self._writer or self.enter_context(self._kind(self._folder, purge_step=self._void_from))
             for name in ("loss", "mrr", "pip_loss", "pairs_per_s", "learning_rate"):
                 if row.get(name, "") != "":
                     self._writer.add_scalar(name, row[name], row["pairs"])
             self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()

@@ -1,8 +1,8 @@
 """Training by torch, in batches, on any device: chunks of pairs share negatives, tables are in spans, and the optimiser is any."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
@@ -17,15 +17,6 @@ CHUNK = 4096  # pairs that share their negatives, at most
 LEAST_PAIRS, LEAST_STEPS = 1024, 256  # of a batch, and batches an epoch: a small graph is trained in smaller ones
 
 
-class Batch(NamedTuple):
-    """Some pairs, their negatives, and the rows of them all: targets, contexts int64 (B,), negatives int64 (n, S), places in those rows."""
-
-    targets: torch.Tensor
-    contexts: torch.Tensor
-    negatives: torch.Tensor
-    rows: tuple[Working, Working]
-
-
 class TorchEngine(Engine):
     """Trains by torch in batches, whose chunks share negatives, with any optimiser; the tables are in spans, on a GPU the hottest rows.
 
@@ -36,18 +27,15 @@ class TorchEngine(Engine):
         super().__init__(config, indptr, *tables, **given)
         N, D = self.target.shape
         self.device = pick_device(config)
-        on_gpu = self.device.type == "cuda"
         self.pairs = batch_size(config, self.blocks.pairs)
-        mapped = {"target": bool(config.tables_on_disk), "context": config.contexts_on_disk}
         room = gpu_room(config, N, self.blocks.pairs) if gpu is None else gpu
         self.hot = hot_rows(N, D * self.target.itemsize + state_bytes(config), room)
         self.tables = []
-        for table in TABLES:
-            state = {name.removeprefix(f"{table}_"): values for name, values in self.state.items() if name.startswith(table)}
-            where = self.device, self.hot[table], ahead, mapped[table], direct
-            self.tables.append(Table(getattr(self, table), config.optimizer, state, *where))
+        for name, rows, mapped in zip(TABLES, (self.target, self.context), (config.tables_on_disk, config.contexts_on_disk), strict=True):
+            state = {kept.removeprefix(f"{name}_"): values for kept, values in self.state.items() if kept.startswith(name)}
+            self.tables.append(Table(rows, config.optimizer, state, self.device, self.hot[name], ahead, mapped, direct))
         self._threshold, self._alias = (torch.from_numpy(self.noise[name].copy()).to(self.device) for name in ("threshold", "alias"))
-        self._compute = torch.float16 if on_gpu and self.target.dtype == torch.bfloat16 else torch.float32
+        self._compute = torch.float16 if self.device.type == "cuda" and self.target.dtype == torch.bfloat16 else torch.float32
 
     def look_up(self, table: str, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids` (int64, any shape) as they are now, float32 (*shape, D) on the device; table: target or context."""
@@ -59,45 +47,40 @@ class TorchEngine(Engine):
             pairs, on_gpu = map(torch.from_numpy, self.blocks.block(epoch, block)), self.device.type == "cuda"
             targets, contexts = (ids.pin_memory().to(self.device, non_blocking=True) if on_gpu else ids for ids in pairs)
             seed = int(self.blocks.generator(epoch, block).integers(1 << 30))
-            generator = torch.Generator(self.device).manual_seed(seed)
-            order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
-            parts = zip(targets[order].split(self.pairs), contexts[order].split(self.pairs), strict=True)
-            batch, step = self._ask(next(parts, None), generator), 2 * seed
-            while batch:
-                following = self._ask(next(parts, None), generator, batch)
-                self._train(batch, learning_rate, step)
-                progress(len(batch.targets))
-                batch, step = following, (step + 2) & 0x7FFFFFFF
+            batches = self._batches(targets, contexts, torch.Generator(self.device).manual_seed(seed))
+            # the next one is asked for before this one is trained
+            for step, (batch, _) in enumerate(itertools.pairwise(itertools.chain(batches, [None]))):
+                self._train(batch, learning_rate, 2 * (seed + step) & 0x7FFFFFFF)
+                progress(len(batch[0].places))
         return len(targets)
 
-    def _ask(self, pairs: tuple | None, generator: torch.Generator, before: Batch | None = None) -> Batch | None:
-        if pairs is None or not len(pairs[0]):  # a block may be empty
-            return None
-        size = -(-len(pairs[0]) // CHUNK), self.config.shared_negatives
-        papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
-        kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
-        negatives = torch.where(kept, papers, self._alias[papers].long())
-        asked, places = [], []
-        for i, ids in enumerate((pairs[0].long(), torch.cat([pairs[1].long(), negatives.flatten()]))):
-            unique, index = torch.unique(ids, return_inverse=True)  # once: a paper may be context and negative of one batch
-            asked.append(self.tables[i].ask(unique, before and before.rows[i]))
-            places.append(index)
-        B = len(pairs[0])
-        return Batch(places[0], places[1][:B], places[1][B:].view(size), tuple(asked))
+    def _batches(self, targets: torch.Tensor, contexts: torch.Tensor, generator: torch.Generator) -> Iterator[list[Working]]:
+        # Of each batch the rows of the targets (B,), and of the contexts (B,) with the negatives (S for each chunk) behind them
+        order = torch.randperm(len(targets), generator=generator, device=self.device)  # a batch should not be one hub alone
+        batch = None, None
+        for pairs in order.split(self.pairs) if len(order) else ():  # a block may be empty
+            size = -(-len(pairs) // CHUNK), self.config.shared_negatives
+            papers = torch.randint(len(self._alias), size, generator=generator, device=self.device)
+            kept = torch.rand(size, generator=generator, device=self.device) < self._threshold[papers]
+            negatives = torch.where(kept, papers, self._alias[papers].long())
+            asked = targets[pairs].long(), torch.cat([contexts[pairs].long(), negatives.flatten()])
+            batch = [table.ask(*of_table) for table, *of_table in zip(self.tables, asked, batch, strict=True)]
+            yield batch
 
-    def _train(self, batch: Batch, learning_rate: float, seed: int) -> None:
-        B, chunks, D = len(batch.targets), len(batch.negatives), self.target.shape[1]
-        more = -B % chunks  # that fill the chunks up, and count nothing
-        rows = [table.arrive(batch.rows[i]).to(self._compute) for i, table in enumerate(self.tables)]
+    def _train(self, batch: list[Working], learning_rate: float, seed: int) -> None:
+        B, D = len(batch[0].places), self.target.shape[1]
+        negatives = batch[1].places[B:].view(-1, self.config.shared_negatives)
+        chunks, more = len(negatives), -B % len(negatives)  # more: what fills the chunks up, and counts nothing
+        rows = [table.arrive(working).to(self._compute) for table, working in zip(self.tables, batch, strict=True)]
         present = (torch.arange(B + more, device=self.device) < B).float().view(chunks, -1)
-        looked_up = [of[torch.nn.functional.pad(ids, (0, more))].view(chunks, -1, D) for of, ids in zip(rows, batch[:2], strict=True)]
+        filled = (torch.nn.functional.pad(working.places[:B], (0, more)) for working in batch)
+        looked_up = [of[ids].view(chunks, -1, D) for of, ids in zip(rows, filled, strict=True)]
         weight = self.config.negatives / self.config.shared_negatives
-        gradients = [part.view(-1, D).float() for part in shared_gradients(*looked_up, rows[1][batch.negatives], weight, present)]
-        of_targets = torch.zeros(rows[0].shape, device=self.device).index_add_(0, batch.targets, gradients[0][:B])
-        of_contexts = torch.zeros(rows[1].shape, device=self.device).index_add_(0, batch.contexts, gradients[1][:B])
-        of_contexts.index_add_(0, batch.negatives.flatten(), gradients[2])
-        for i, gradient in enumerate((of_targets, of_contexts)):
-            self.tables[i].train(batch.rows[i], gradient, learning_rate, seed + i)
+        gradients = [part.view(-1, D).float() for part in shared_gradients(*looked_up, rows[1][negatives], weight, present)]
+        parts = gradients[0][:B], torch.cat([gradients[1][:B], gradients[2]])
+        for i, (table, working, part) in enumerate(zip(self.tables, batch, parts, strict=True)):
+            gradient = torch.zeros(rows[i].shape, device=self.device).index_add_(0, working.places, part)
+            table.train(working, gradient, learning_rate, seed + i)
 
 
 def batch_size(config: Config, P: int) -> int:
@@ -114,8 +97,7 @@ def gpu_room(config: Config, N: int, P: int) -> int:
     """Bytes of device memory for rows of N papers, beside a batch of the torch engine, P pairs being an epoch; 0 without a GPU."""
     if pick_device(config).type != "cuda":
         return 0
-    beside = batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives)
-    return max(0, available_gpu(config.gpu_memory) - beside)
+    return max(0, available_gpu(config.gpu_memory) - batch_bytes(batch_size(config, P), N, config.dimensions, config.shared_negatives))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from helpers.models.smoothing import smooth_trained
 from helpers.neighbors.evaluate import Questions, readings
 from helpers.pairs.noise import alias_table
 from helpers.prefetch import prefetch_row
-from helpers.rows.bfloat16 import Float32Rows, as_stored
+from helpers.rows.files import Float32Rows, as_stored
 from helpers.training.engines import KernelEngine, new_tables
 from helpers.training.loop import rate_of
 from tests import protocols, real_data

@@ -15,7 +15,7 @@ from helpers.corpus.build import FEW_CITATIONS, build_corpus, open_corpus
 from helpers.neighbors.evaluate import evaluate, validation_scores
 from helpers.neighbors.search import nearest
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.rows.bfloat16 import Float32Rows, as_stored
+from helpers.rows.files import Float32Rows, as_stored
 from helpers.training.checkpoint import Checkpoint
 from helpers.training.loop import train
 from tests import real_data

@@ -14,7 +14,8 @@ from helpers.config import Config
 from helpers.memory import batch_bytes, in_words
 from helpers.models.sgns import sgns_loss
 from helpers.pairs.noise import alias_table
-from helpers.rows.transfer import PinnedRows, aligned_empty, kernels_work
+from helpers.rows.files import aligned_empty
+from helpers.rows.transfer import PinnedRows, kernels_work
 from helpers.training.engines import KernelEngine, new_tables
 from helpers.training.loop import rate_of
 from helpers.training.torch_engine import TorchEngine

@@ -39,7 +39,7 @@ def run(quick: bool = False, device: str = "cuda") -> dict[str, float] | None:
             raise Enough
         return row
 
-    loop._train_block, loop._check_learning = watched, lambda *_: None  # what is trained on is random
+    loop._train_block, loop.check_learning = watched, lambda *_: None  # what is trained on is random
     try:
         loop.train(config, pairs)
     except Enough:

@@ -34,8 +34,7 @@ from helpers.memory import available_ram, plan_table, training_needs
 from helpers.neighbors.evaluate import evaluate, validation_scores
 from helpers.pairs.blocks import ORDER, PairBlocks
 from helpers.pairs.build import Pairs, build_pairs
-from helpers.rows.bfloat16 import Float32Rows, as_stored, as_tensor
-from helpers.rows.files import RowFiles, pieces
+from helpers.rows.files import Float32Rows, RowFiles, as_stored, as_tensor, pieces
 from helpers.training.checkpoint import trained_checkpoint
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import probe, thinned, train, training_of

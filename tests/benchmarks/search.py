@@ -16,8 +16,7 @@ from helpers.artefacts import new_array
 from helpers.config import ROOT
 from helpers.export.embeddings import dequantised, quantised
 from helpers.neighbors.search import find_papers, top_k
-from helpers.rows.bfloat16 import ReadThrough
-from helpers.rows.files import pieces
+from helpers.rows.files import ReadThrough, pieces
 from tests.benchmarks.scale import peak_gb
 
 FOLDER = ROOT / "runs" / "search"

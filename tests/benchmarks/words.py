@@ -32,7 +32,7 @@ from helpers.pairs.build import Pairs, build_pairs
 from helpers.pairs.noise import alias_table, draw
 from helpers.pairs.shards import ShardPairs, write_shards
 from helpers.pairs.windows import WindowPairs, window_pairs
-from helpers.rows.bfloat16 import Float32Rows, as_stored
+from helpers.rows.files import Float32Rows, as_stored
 from helpers.training.engines import KernelEngine
 from helpers.training.loop import train
 from tests.benchmarks.gathered_text import write_text

@@ -12,8 +12,7 @@ import numpy as np
 
 from helpers.artefacts import MANIFEST, sha256
 from helpers.neighbors.evaluate import evaluate
-from helpers.rows.bfloat16 import Float32Rows
-from helpers.rows.files import RowFiles
+from helpers.rows.files import Float32Rows, RowFiles
 from tests.faults.nursery import Child, Start
 from tests.faults.trainee import CHECKPOINT_SECONDS, blocks_an_epoch, settings
 
