@@ -18,7 +18,7 @@ from helpers.errors import DumpError
 
 UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
 MIRRORED = 1  # of an edge: listed by the cited paper
-EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 21, 1 << 15
+EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 17, 1 << 13
 NAMES = pa.schema([("id", pa.string())])
 
 
@@ -162,74 +162,38 @@ def _edges(path: Path):
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(edges, state, places, cited_of):
-    # Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)
-    outside = selves = 0
+def _place(edges, places, cited_of):
+    # Write the second half of each edge to its citing paper's place, which moves on
     for i in range(len(edges)):
-        citing, cited = edges[i, 0], edges[i, 1] >> 1
-        if state[citing] == OUTSIDE or state[cited] == OUTSIDE:
-            outside += 1
-        elif citing == cited:
-            selves += 1
-        else:
-            if len(cited_of):
-                cited_of[places[citing]] = edges[i, 1]
-            places[citing] += 1
-    return outside, selves
-
-
-@numba.njit(cache=True, nogil=True)
-def sort_row(row):
-    """Sort a short row in place."""
-    if len(row) > 48:
-        row.sort()
-        return
-    for i in range(1, len(row)):
-        value, j = row[i], i
-        while j and row[j - 1] > value:
-            row[j] = row[j - 1]
-            j -= 1
-        row[j] = value
-
-
-@numba.njit(cache=True, nogil=True)
-def _unique(indptr, cited_of):
-    # Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)
-    place = doubles = mirrored = start = 0
-    for row in range(len(indptr) - 1):
-        stop = indptr[row + 1]
-        sort_row(cited_of[start:stop])
-        before = np.int64(-1)
-        for p in range(start, stop):
-            cited = np.int64(cited_of[p] >> 1)
-            if cited == before:
-                doubles += 1
-                mirrored += cited_of[p] & MIRRORED
-            else:
-                cited_of[place] = cited
-                place += 1
-            before = cited
-        indptr[row + 1] = place
-        start = stop
-    return doubles, mirrored
+        cited_of[places[edges[i, 0]]] = edges[i, 1]
+        places[edges[i, 0]] += 1
 
 
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
     """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
-    counts = np.zeros(len(state), np.int64)
+    counts, kept = np.zeros(len(state), np.int64), 0
     for some in _edges(edges):
-        outside, selves = _place(some, state, counts, np.empty(0, np.uint32))
-        dropped["outside the subset"] += outside
-        dropped["self citation"] += selves
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    cited_of = new_array(cited_file, np.uint32, (int(indptr[-1]),))
-    places = indptr[:-1].copy()
+        np.add.at(counts, some[:, 0], 1)
+    indptr = np.append(0, np.cumsum(counts))
+    cited_of, places = new_array(cited_file, np.uint32, (int(indptr[-1]),)), indptr[:-1].copy()
     for some in _edges(edges):
-        _place(some, state, places, cited_of)
-    doubles, mirrored = _unique(indptr, cited_of)
-    dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
-    dropped["duplicate citation"] += doubles - mirrored
-    return indptr, cited_of[: indptr[-1]]
+        _place(some, places, cited_of)
+    for papers in row_ranges(indptr, EDGES_AT_A_TIME):  # what stays closes up, in place
+        row, ends = entries(indptr, cited_of, np.arange(papers.start, papers.stop))
+        citing, cited = papers.start + row, ends >> 1
+        outside, itself = (state[citing] == OUTSIDE) | (state[cited] == OUTSIDE), citing == cited
+        pairs = np.sort((citing << 32 | ends)[~(outside | itself)])
+        double = np.diff(pairs >> 1, prepend=-1) == 0
+        mirrored = np.count_nonzero(pairs[double] & MIRRORED)
+        dropped["outside the subset"] += np.count_nonzero(outside)
+        dropped["self citation"] += np.count_nonzero(itself & ~outside)
+        dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
+        dropped["duplicate citation"] += np.count_nonzero(double) - mirrored
+        pairs = pairs[~double]
+        counts[papers] = np.bincount((pairs >> 32) - papers.start, minlength=papers.stop - papers.start)
+        cited_of[kept : kept + len(pairs)] = (pairs & 0xFFFFFFFF) >> 1
+        kept += len(pairs)
+    return np.append(0, np.cumsum(counts)), cited_of[:kept]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -256,21 +220,6 @@ def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degr
     return order[np.argsort(-degree[order], kind="stable")], degree  # ties in order of appearance: the same dump gives the same ids
 
 
-@numba.njit(cache=True, nogil=True)
-def _renumber(order, new_id, indptr, cited_of, cited, counts):
-    # Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are
-    place = 0
-    for row in range(len(order)):
-        start = place
-        for p in range(indptr[order[row]], indptr[order[row] + 1]):
-            if new_id[cited_of[p]] >= 0:
-                cited[place] = new_id[cited_of[p]]
-                place += 1
-        sort_row(cited[start:place])
-        counts[row] = place - start
-    return place
-
-
 def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, E: int, folder: Path) -> None:
     """Write `citations_indptr.npy`, `citations.npy` of the E citations among the papers in `order`."""
     new_id = np.full(len(indptr) - 1, -1, np.int32)
@@ -279,8 +228,11 @@ def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, E: int
     with open_npy(folder / "citations.npy", np.int32, E) as file:
         for first in range(0, len(order), PAPERS_AT_A_TIME):
             some = order[first : first + PAPERS_AT_A_TIME]
-            cited = np.empty(int((indptr[some + 1] - indptr[some]).sum()), np.int32)
-            file.write(memoryview(cited[: _renumber(some, new_id, indptr, cited_of, cited, new_indptr[first + 1 :])]))
+            row, cited = entries(indptr, cited_of, some)
+            cited = new_id[cited]
+            pairs = np.sort((row << 32 | cited)[cited >= 0])
+            new_indptr[first + 1 : first + 1 + len(some)] = np.bincount(pairs >> 32, minlength=len(some))
+            file.write(pairs.astype(np.int32))  # the lower half
     np.save(folder / "citations_indptr.npy", np.cumsum(new_indptr))
 
 
@@ -291,3 +243,10 @@ def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
         last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + most, side="right")) - 1)
         yield slice(first, last)
         first = last
+
+
+def entries(indptr: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which of `rows` int64 (n,), its end (n,)) of each entry of some rows, int64 (R,), of a CSR, row after row."""
+    counts = indptr[rows + 1] - indptr[rows]
+    places = np.arange(counts.sum()) + np.repeat(indptr[rows] - np.cumsum(counts) + counts, counts)
+    return np.repeat(np.arange(len(rows)), counts), ends[places]

@@ -7,14 +7,14 @@ from helpers.artefacts import finished, map_array, new_folder, open_npy, read_js
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import known_rows, open_corpus
-from helpers.corpus.citations import row_ranges, sort_row
+from helpers.corpus.citations import entries, row_ranges
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
 from helpers.pairs.windows import write_window_pairs
 from helpers.progress import progress
 
 NOTEBOOK = "notebook 02_build_pairs"
-RANGE_PAIRS = 1 << 26  # pairs laid out in memory at a time: 256 MB
+RANGE_PAIRS, SORTED_PAIRS = 1 << 26, 1 << 19  # pairs laid out in memory at a time: 256 MB; sorted at a time
 
 
 def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | bool = True) -> np.ndarray:
@@ -65,12 +65,6 @@ def _place(indptr, cited, apart, first, places, contexts):
                     places[target - first] += 1
 
 
-@numba.njit(cache=True, nogil=True)
-def _sort(indptr, contexts):
-    for row in range(len(indptr) - 1):
-        sort_row(contexts[indptr[row] : indptr[row + 1]])
-
-
 def build_pairs(config: Config) -> dict:
     """Write `out/pairs/`; returns the manifest. ArtefactError: the corpus is missing. ConfigError: nothing is left to train on."""
     refuse_another_run(config, config.folder("pairs") / "manifest.json", PAIRS_SETTINGS)
@@ -108,9 +102,10 @@ def build_pairs(config: Config) -> dict:
                 own = pairs_indptr[targets.start : targets.stop + 1] - pairs_indptr[targets.start]
                 contexts = np.empty(own[-1], np.int32)
                 _place(indptr, cited, apart, targets.start, own[:-1].copy(), contexts)
-                _sort(own, contexts)
-                file.write(memoryview(contexts))
-                bar.update(len(contexts))
+                for rows in row_ranges(own, SORTED_PAIRS):
+                    row, some = entries(own, contexts, np.arange(rows.start, rows.stop))
+                    file.write(np.sort(row << 32 | some).astype(np.int32))  # the lower half
+                    bar.update(len(some))
         np.save(folder / "heldout.npy", generator.permutation(heldout))
         facts = {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
         write_manifest(folder, **facts, **made_of)
