@@ -179,9 +179,9 @@ def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter
     for some in _edges(edges):
         _place(some, places, cited_of)
     for papers in row_ranges(indptr, EDGES_AT_A_TIME):  # what stays closes up, in place
-        row, ends = entries(indptr, cited_of, np.arange(papers.start, papers.stop))
-        citing, cited = papers.start + row, ends >> 1
-        outside, itself = (state[citing] == OUTSIDE) | (state[cited] == OUTSIDE), citing == cited
+        row, places = entries(indptr, np.arange(papers.start, papers.stop))
+        citing, ends = papers.start + row, cited_of[places]
+        outside, itself = (state[citing] == OUTSIDE) | (state[ends >> 1] == OUTSIDE), citing == ends >> 1
         pairs = np.sort((citing << 32 | ends)[~(outside | itself)])
         double = np.diff(pairs >> 1, prepend=-1) == 0
         mirrored = np.count_nonzero(pairs[double] & MIRRORED)
@@ -224,16 +224,15 @@ def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, E: int
     """Write `citations_indptr.npy`, `citations.npy` of the E citations among the papers in `order`."""
     new_id = np.full(len(indptr) - 1, -1, np.int32)
     new_id[order] = np.arange(len(order), dtype=np.int32)
-    new_indptr = np.zeros(len(order) + 1, np.int64)
+    counts = [np.zeros(1, np.int64)]
     with open_npy(folder / "citations.npy", np.int32, E) as file:
-        for first in range(0, len(order), PAPERS_AT_A_TIME):
-            some = order[first : first + PAPERS_AT_A_TIME]
-            row, cited = entries(indptr, cited_of, some)
-            cited = new_id[cited]
+        for some in np.split(order, range(PAPERS_AT_A_TIME, len(order), PAPERS_AT_A_TIME)):
+            row, places = entries(indptr, some)
+            cited = new_id[cited_of[places]]
             pairs = np.sort((row << 32 | cited)[cited >= 0])
-            new_indptr[first + 1 : first + 1 + len(some)] = np.bincount(pairs >> 32, minlength=len(some))
+            counts.append(np.bincount(pairs >> 32, minlength=len(some)))
             file.write(pairs.astype(np.int32))  # the lower half
-    np.save(folder / "citations_indptr.npy", np.cumsum(new_indptr))
+    np.save(folder / "citations_indptr.npy", np.cumsum(np.concatenate(counts)))
 
 
 def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
@@ -245,8 +244,8 @@ def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
         first = last
 
 
-def entries(indptr: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(which of `rows` int64 (n,), its end (n,)) of each entry of some rows, int64 (R,), of a CSR, row after row."""
+def entries(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which of the rows, place in the CSR), int64 (n,) each, of all entries of some rows, int (R,), of a CSR, row after row."""
     counts = indptr[rows + 1] - indptr[rows]
-    places = np.arange(counts.sum()) + np.repeat(indptr[rows] - np.cumsum(counts) + counts, counts)
-    return np.repeat(np.arange(len(rows)), counts), ends[places]
+    starts = np.repeat(indptr[rows] - np.cumsum(counts) + counts, counts)
+    return np.repeat(np.arange(len(rows)), counts), starts + np.arange(len(starts))

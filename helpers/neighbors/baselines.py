@@ -65,8 +65,8 @@ def _graph(indptr: np.ndarray, ends: np.ndarray) -> csr_array:
 def sppmi(pairs: Pairs, rows: np.ndarray, negatives: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The entries of these rows, int (R,): which of the rows int64 (n,), column int64 (n,), value > 0 float32 (n,)."""
     degree = np.diff(pairs.indptr)
-    of, columns = entries(pairs.indptr, pairs.contexts, rows)
-    keys, counts = np.unique(of * pairs.papers + columns, return_counts=True)
+    of, places = entries(pairs.indptr, rows)
+    keys, counts = np.unique(of * pairs.papers + pairs.contexts[places], return_counts=True)
     of, columns = np.divmod(keys, pairs.papers)
     values = np.log(counts * (float(degree.sum()) / degree[rows][of] / degree[columns] / negatives)).astype(np.float32)
     return of[values > 0], columns[values > 0], values[values > 0]

@@ -90,6 +90,6 @@ class PairBlocks(PairSource):
 
     def _fill_block(self, epoch, block, targets, contexts):
         of_block = self.targets(epoch, block)
-        row, found = entries(self.indptr, self.contexts, of_block)
-        targets[: len(row)], contexts[: len(row)] = of_block[row], found
+        row, places = entries(self.indptr, of_block)
+        targets[: len(row)], contexts[: len(row)] = of_block[row], self.contexts[places]
         return len(row)
