@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.dataset import dataset
 
 from helpers.artefacts import new_array, open_npy
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
@@ -22,26 +23,17 @@ EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 17, 1 << 13
 NAMES = pa.schema([("id", pa.string())])
 
 
-def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    # the rows, in any order, int64 (n,), of many batches of that schema
-    order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
-    cuts = np.searchsorted(rows[order], starts)
-    places = zip(batches, starts, cuts, cuts[1:], strict=False)
-    parts = [batch.take(pa.array(rows[order[first:last]] - start)) for batch, start, first, last in places if first < last]
-    return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
-
-
 class _Ids(SimpleNamespace):
     # the papers of some shards, numbered in order of appearance: records first, then what only citations name
     # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
-    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: batches of KEPT and of names
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: all of KEPT, and of names
 
     def papers(self, some: np.ndarray) -> pa.Table:
         # KEPT of some papers, int (n,): a record's values, or nothing but its id
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
-        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
-        records = _take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(pa.array(place[named]))["id"].combine_chunks())
+        records = self.kept.take(pa.array(place[recorded])).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
         own = pc.coalesce(pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids), records["paper_id"])
         return records.set_column(0, KEPT.field(0), own)
 
@@ -50,8 +42,9 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
     # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
     # those of records that a later record of the same id replaces.
-    ids = _Ids(kept=[batch.select(KEPT.names) for batch in batches_of(shards, "papers")], names=list(batches_of(shards, "names")))
-    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], sum(map(len, ids.kept))
+    ids = _Ids(kept=dataset([batch.select(KEPT.names) for batch in batches_of(shards, "papers")], KEPT))
+    ids.names = dataset(list(batches_of(shards, "names")), NAMES)
+    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], ids.kept.count_rows()
     table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):
         of_record.append(table.add(keys[inside]))
@@ -147,7 +140,7 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
         outside = numbers_of(keys, checks_of, keys)[~inside]
         outside = outside[outside >= 0]
         ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
-    for batch in ids.names:
+    for batch in batches_of(shards, "names"):
         numbers = numbers_of(*keys_of(batch["id"]), batch["id"])
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]

@@ -133,8 +133,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_by
 class _Writer:
     # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack):
-        self.folder, self.stack, self.files = folder, stack, {}
-        self.seen = None
+        self.folder, self.stack, self.files, self.seen = folder, stack, {}, KeyTable()
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
         batch = pa.RecordBatch.from_pydict(columns)
@@ -147,8 +146,8 @@ class _Writer:
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
-            if not self.seen or self.seen.count > MOST_SEEN:
-                self.seen = KeyTable(MOST_SEEN)
+            if self.seen.count > MOST_SEEN:
+                self.seen = KeyTable()
             # two ids of one key are two names here, and told apart when they are numbered
             last, numbers = self.seen.count - 1, self.seen.add(keys[hashed] ^ checks[hashed])
             new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
