@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.dataset import dataset
 
-from helpers.artefacts import new_array, open_npy
+from helpers.artefacts import new_array, open_npy, pieces
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of
 from helpers.errors import DumpError
 
-UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
-MIRRORED = 1  # of an edge: listed by the cited paper
+UNRECORDED, OUTSIDE, INSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record outside the subset; with one in it
+EDGE, MIRRORED = np.dtype((np.uint32, 2)), 1  # citing, 2 x cited + MIRRORED where the cited paper lists it
 EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 17, 1 << 13
 NAMES = pa.schema([("id", pa.string())])
 
@@ -111,8 +111,7 @@ def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
     lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record
     lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
     ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
-    outside = root[moved[ids.state[moved] == OUTSIDE]]
-    ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    np.maximum.at(ids.state, root[moved[ids.state[moved] == OUTSIDE]], OUTSIDE)
     ids.state[moved] = UNRECORDED
     if edges.stat().st_size:
         mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
@@ -138,20 +137,13 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
 
     for keys, checks_of, inside in _columns(shards, "records"):
         outside = numbers_of(keys, checks_of, keys)[~inside]
-        outside = outside[outside >= 0]
-        ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+        np.maximum.at(ids.state, outside[outside >= 0], OUTSIDE)
     for batch in batches_of(shards, "names"):
         numbers = numbers_of(*keys_of(batch["id"]), batch["id"])
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
         ids.place[numbers[unrecorded]] = row + unrecorded
         row += batch.num_rows
-
-
-def _edges(path: Path):
-    with open(path, "rb") as file:
-        while len(values := np.fromfile(file, np.uint32, 2 * EDGES_AT_A_TIME)):
-            yield values.reshape(-1, 2)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -165,11 +157,11 @@ def _place(edges, places, cited_of):
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
     """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
     counts, kept = np.zeros(len(state), np.int64), 0
-    for some in _edges(edges):
+    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
         np.add.at(counts, some[:, 0], 1)
     indptr = np.append(0, np.cumsum(counts))
     cited_of, places = new_array(cited_file, np.uint32, (int(indptr[-1]),)), indptr[:-1].copy()
-    for some in _edges(edges):
+    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
         _place(some, places, cited_of)
     for papers in row_ranges(indptr, EDGES_AT_A_TIME):  # what stays closes up, in place
         row, places = entries(indptr, np.arange(papers.start, papers.stop))
