@@ -20,7 +20,6 @@ from helpers.errors import DumpError
 UNRECORDED, OUTSIDE, INSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record outside the subset; with one in it
 EDGE, MIRRORED = np.dtype((np.uint32, 2)), 1  # citing, 2 x cited + MIRRORED where the cited paper lists it
 EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 17, 1 << 13
-NAMES = pa.schema([("id", pa.string())])
 
 
 class _Ids(SimpleNamespace):
@@ -43,7 +42,7 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
     # those of records that a later record of the same id replaces.
     ids = _Ids(kept=dataset([batch.select(KEPT.names) for batch in batches_of(shards, "papers")], KEPT))
-    ids.names = dataset(list(batches_of(shards, "names")), NAMES)
+    ids.names = dataset(list(batches_of(shards, "names")), pa.schema({"id": pa.string()}))
     papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], ids.kept.count_rows()
     table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):

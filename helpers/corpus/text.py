@@ -83,10 +83,8 @@ def _all_words(dumps: tuple[str, ...], report: Report) -> Iterator[pa.Array]:
 
 
 def build_vocabulary(config: Config) -> dict:
-    """Make `out/corpus/` of texts; returns its report. Raises DumpError where they cannot be read or too few words are left.
-
-    Beside papers.parquet: vocabulary.json, each word's count; tokens.npy int32, the ids of all texts, without words that come fewer than
-    min_degree times; texts_indptr.npy int64 (T+1,), where each text begins."""
+    """Make `out/corpus/` of texts: beside papers.parquet vocabulary.json (word: count), tokens.npy int32 (words that come min_degree times)
+    and texts_indptr.npy int64 (T+1,); returns its report. Raises DumpError where texts cannot be read or too few words are left."""
     sources, known = known_corpus(config)
     if known:
         return known
