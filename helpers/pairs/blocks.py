@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from helpers.corpus.citations import entries
 from helpers.errors import ArtefactError
 
 ORDER, LOSS, PAIRS, GROUPS, BUCKETS, SHUFFLE = range(1, 7)  # what random numbers are for: streams of their own (0: training)
@@ -90,6 +89,9 @@ class PairBlocks(PairSource):
 
     def _fill_block(self, epoch, block, targets, contexts):
         of_block = self.targets(epoch, block)
-        row, places = entries(self.indptr, of_block)
-        targets[: len(row)], contexts[: len(row)] = of_block[row], self.contexts[places]
-        return len(row)
+        firsts, counts = self.indptr[of_block], self.indptr[of_block + 1] - self.indptr[of_block]
+        size = int(counts.sum())
+        targets[:size] = np.repeat(of_block, counts)
+        places = np.arange(size) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
+        np.take(self.contexts, places, out=contexts[:size], mode="clip")  # which "raise" would do by a copy
+        return size

@@ -29,9 +29,7 @@ class WalkPairs(PairSource):
         check_csr(indptr, contexts)
         self.indptr, self.contexts, self.seed, self.length, self.window = np.asarray(indptr), contexts, seed, length, window
         self.papers, starts = len(indptr) - 1, int(np.count_nonzero(np.diff(indptr)))
-        near = [(step, later) for later in range(length) for step in range(max(0, later - window), later)]
-        self._steps = np.array([ends for one, other in near for ends in ((one, other), (other, one))]).T  # of a walk's pairs
-        self.walk_pairs, self.walks = self._steps.shape[1], walks * starts
+        self.walk_pairs, self.walks = sum(2 * min(window, later) for later in range(1, length)), walks * starts
         self.pairs = self.walks * self.walk_pairs
         self.blocks = max(1, round(self.pairs / block_pairs))
         self.most_pairs = -(-self.walks // self.blocks) * self.walk_pairs
@@ -47,9 +45,13 @@ class WalkPairs(PairSource):
             firsts = self.indptr[walks[-1]]
             counts = self.indptr[walks[-1] + 1] - firsts
             walks.append(np.take(self.contexts, firsts + (generator.random(len(counts)) * counts).astype(np.int64)))
-        size = (last - first) * self.walk_pairs
-        targets[:size], contexts[:size] = (np.array(walks)[steps].ravel() for steps in self._steps)
-        return size
+        place = 0
+        for later in range(1, self.length):
+            for earlier in range(max(0, later - self.window), later):
+                for one, other in ((earlier, later), (later, earlier)):
+                    targets[place : place + last - first], contexts[place : place + last - first] = walks[one], walks[other]
+                    place += last - first
+        return place
 
 
 @numba.njit(cache=True, nogil=True)
