@@ -161,3 +161,10 @@ def open_npy(path: Path, dtype, *shape: int) -> Iterator:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         yield file
+
+
+def pieces(path: Path, dtype, most: int) -> Iterator[np.ndarray]:
+    """The values of a file that holds nothing else, at most so many at a time."""
+    with open(path, "rb") as file:
+        while len(values := np.fromfile(file, dtype, most)):
+            yield values

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.dataset import dataset
 
 from helpers.config import Config
 from helpers.corpus import citations, dumps, shards
@@ -204,7 +205,7 @@ def test_rows_of_memory_mapped_batches_in_any_order(tmp_path_factory, files, dat
     assert sum(batch.num_rows for batch in batches) == n
     if n:
         rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30))
-        table = citations._take(batches, np.array(rows), schema)
+        table = dataset(batches, schema).take(pa.array(rows))
         assert table["value"].to_pylist() == rows and table["text"].to_pylist() == list(map(str, rows))
 
 

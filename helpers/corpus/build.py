@@ -75,16 +75,11 @@ def combine(config: Config, shards: list[Path], report, sources: list[str] = ())
         _write_papers(ids, order, degree, folder / "papers.parquet")
 
         read = {kind: {"read": report.read[kind], "dropped": dict(sorted((+lost).items()))} for kind, lost in report.dropped.items()}
-        facts = {
-            "papers": read["papers"] | {"kept": len(order), "incomplete": dict(sorted(report.incomplete.items()))},
-            "citations": read["citations"] | {"kept": kept},
-            "other_ids": read["ids"],
-            "papers_without_record": int((ids.state[order] == citations.UNRECORDED).sum()),
-            "first_of_each": report.first,
-            "config": config.part(CORPUS_SETTINGS),
-            "sources": sources,
-            "sha256": {name: sha256(folder / name) for name in ("papers.parquet", "citations.npy", "citations_indptr.npy")},
-        }
+        facts = {"config": config.part(CORPUS_SETTINGS), "sources": sources, "first_of_each": report.first, "other_ids": read["ids"]}
+        facts["papers"] = read["papers"] | {"kept": len(order), "incomplete": dict(sorted(report.incomplete.items()))}
+        facts["citations"] = read["citations"] | {"kept": kept}
+        facts["papers_without_record"] = int((ids.state[order] == citations.UNRECORDED).sum())
+        facts["sha256"] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         write_json(folder / "report.json", facts)
     return facts
 
@@ -117,8 +112,7 @@ def known_rows(config: Config) -> np.ndarray:
 def _write_papers(ids, order: np.ndarray, degree: np.ndarray, path: Path) -> None:
     # `papers.parquet` of DESIGN's contract, piece by piece: the line number is the id
     with pa.parquet.ParquetWriter(path, STORED) as writer, progress(title="Papers", unit="", total=len(order)) as bar:
-        for first in range(0, len(order), PAPERS_AT_A_TIME):
-            some = order[first : first + PAPERS_AT_A_TIME]
+        for some in np.split(order, range(PAPERS_AT_A_TIME, len(order), PAPERS_AT_A_TIME)):
             of_records, degree_of_some = ids.papers(some), degree[some]
             flags = [degree_of_some.astype(np.int32), ids.state[some] != citations.UNRECORDED, degree_of_some < FEW_CITATIONS]
             writer.write_table(pa.table([*of_records.columns, *map(pa.array, flags)], schema=STORED))

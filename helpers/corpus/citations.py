@@ -9,39 +9,30 @@ import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.dataset import dataset
 
-from helpers.artefacts import new_array, open_npy
+from helpers.artefacts import new_array, open_npy, pieces
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of
 from helpers.errors import DumpError
 
-UNRECORDED, INSIDE, OUTSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record in the subset; with one outside it
-MIRRORED = 1  # of an edge: listed by the cited paper
-EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 21, 1 << 15
-NAMES = pa.schema([("id", pa.string())])
-
-
-def _take(batches: list[pa.RecordBatch], rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    # the rows, in any order, int64 (n,), of many batches of that schema
-    order, starts = np.argsort(rows, kind="stable"), np.cumsum([0, *(len(batch) for batch in batches)])
-    cuts = np.searchsorted(rows[order], starts)
-    places = zip(batches, starts, cuts, cuts[1:], strict=False)
-    parts = [batch.take(pa.array(rows[order[first:last]] - start)) for batch, start, first, last in places if first < last]
-    return pa.Table.from_batches(parts, schema).combine_chunks().take(pa.array(np.argsort(order)))
+UNRECORDED, OUTSIDE, INSIDE = 0, 1, 2  # states of a paper: only named by citations; with a record outside the subset; with one in it
+EDGE, MIRRORED = np.dtype((np.uint32, 2)), 1  # citing, 2 x cited + MIRRORED where the cited paper lists it
+EDGES_AT_A_TIME, PAPERS_AT_A_TIME = 1 << 17, 1 << 13
 
 
 class _Ids(SimpleNamespace):
     # the papers of some shards, numbered in order of appearance: records first, then what only citations name
     # state: uint8 (n,), INSIDE, OUTSIDE the subset, or UNRECORDED; place: int64 (n,), the row of a record among all, or of a name;
-    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: batches of KEPT and of names
+    # renamed: bool (n,), a record known by another id only; key: uint64 (n,); kept, names: all of KEPT, and of names
 
     def papers(self, some: np.ndarray) -> pa.Table:
         # KEPT of some papers, int (n,): a record's values, or nothing but its id
         place, recorded = self.place[some], self.state[some] == INSIDE
         named = (self.state[some] == UNRECORDED) & (place >= 0)
-        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), _take(self.names, place[named], NAMES)["id"].combine_chunks())
-        records = _take(self.kept, place[recorded], KEPT).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
+        ids = pc.replace_with_mask(ids_of(self.key[some]), pa.array(named), self.names.take(pa.array(place[named]))["id"].combine_chunks())
+        records = self.kept.take(pa.array(place[recorded])).take(pa.array(np.cumsum(recorded) - 1, mask=~recorded))
         own = pc.coalesce(pc.if_else(pa.array(recorded & ~self.renamed[some]), records["paper_id"], ids), records["paper_id"])
         return records.set_column(0, KEPT.field(0), own)
 
@@ -50,8 +41,9 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     """Number the papers and write their citations to the file `edges`: uint32 pairs (citing, 2 x cited + MIRRORED); DumpError."""
     # What only citations name is numbered too, where keep_unrecorded; else its citations are dropped, and counted in the report, as are
     # those of records that a later record of the same id replaces.
-    ids = _Ids(kept=[batch.select(KEPT.names) for batch in batches_of(shards, "papers")], names=list(batches_of(shards, "names")))
-    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], sum(map(len, ids.kept))
+    ids = _Ids(kept=dataset([batch.select(KEPT.names) for batch in batches_of(shards, "papers")], KEPT))
+    ids.names = dataset(list(batches_of(shards, "names")), pa.schema({"id": pa.string()}))
+    papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], ids.kept.count_rows()
     table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):
         of_record.append(table.add(keys[inside]))
@@ -118,8 +110,7 @@ def _join_other_ids(ids: _Ids, pairs: np.ndarray, edges: Path) -> int:
     lone = lone[np.unique(root[lone], return_index=True)[1]]  # of two other ids of one paper, one record
     lost = int((ids.state[moved] == INSIDE).sum()) - len(lone)
     ids.place[root[lone]], ids.state[root[lone]], ids.renamed[root[lone]] = ids.place[lone], INSIDE, True
-    outside = root[moved[ids.state[moved] == OUTSIDE]]
-    ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
+    np.maximum.at(ids.state, root[moved[ids.state[moved] == OUTSIDE]], OUTSIDE)
     ids.state[moved] = UNRECORDED
     if edges.stat().st_size:
         mapped = np.memmap(edges, np.uint32, "r+").reshape(-1, 2)
@@ -145,9 +136,8 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
 
     for keys, checks_of, inside in _columns(shards, "records"):
         outside = numbers_of(keys, checks_of, keys)[~inside]
-        outside = outside[outside >= 0]
-        ids.state[outside[ids.state[outside] == UNRECORDED]] = OUTSIDE
-    for batch in ids.names:
+        np.maximum.at(ids.state, outside[outside >= 0], OUTSIDE)
+    for batch in batches_of(shards, "names"):
         numbers = numbers_of(*keys_of(batch["id"]), batch["id"])
         unrecorded = np.flatnonzero(numbers >= 0)
         unrecorded = unrecorded[ids.state[numbers[unrecorded]] == UNRECORDED]
@@ -155,81 +145,39 @@ def _find_names(ids: _Ids, table: KeyTable, shards: list[Path]) -> None:
         row += batch.num_rows
 
 
-def _edges(path: Path):
-    with open(path, "rb") as file:
-        while len(values := np.fromfile(file, np.uint32, 2 * EDGES_AT_A_TIME)):
-            yield values.reshape(-1, 2)
-
-
 @numba.njit(cache=True, nogil=True)
-def _place(edges, state, places, cited_of):
-    # Move each citing paper's place on by its edges that stay, written into cited_of unless that is empty; returns (outside, selves)
-    outside = selves = 0
+def _place(edges, places, cited_of):
+    # Write the second half of each edge to its citing paper's place, which moves on
     for i in range(len(edges)):
-        citing, cited = edges[i, 0], edges[i, 1] >> 1
-        if state[citing] == OUTSIDE or state[cited] == OUTSIDE:
-            outside += 1
-        elif citing == cited:
-            selves += 1
-        else:
-            if len(cited_of):
-                cited_of[places[citing]] = edges[i, 1]
-            places[citing] += 1
-    return outside, selves
-
-
-@numba.njit(cache=True, nogil=True)
-def sort_row(row):
-    """Sort a short row in place."""
-    if len(row) > 48:
-        row.sort()
-        return
-    for i in range(1, len(row)):
-        value, j = row[i], i
-        while j and row[j - 1] > value:
-            row[j] = row[j - 1]
-            j -= 1
-        row[j] = value
-
-
-@numba.njit(cache=True, nogil=True)
-def _unique(indptr, cited_of):
-    # Sort each row, drop its doubles and its MIRRORED bits, close up, in place; returns (doubles, of these listed by the cited paper)
-    place = doubles = mirrored = start = 0
-    for row in range(len(indptr) - 1):
-        stop = indptr[row + 1]
-        sort_row(cited_of[start:stop])
-        before = np.int64(-1)
-        for p in range(start, stop):
-            cited = np.int64(cited_of[p] >> 1)
-            if cited == before:
-                doubles += 1
-                mirrored += cited_of[p] & MIRRORED
-            else:
-                cited_of[place] = cited
-                place += 1
-            before = cited
-        indptr[row + 1] = place
-        start = stop
-    return doubles, mirrored
+        cited_of[places[edges[i, 0]]] = edges[i, 1]
+        places[edges[i, 0]] += 1
 
 
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
     """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
-    counts = np.zeros(len(state), np.int64)
-    for some in _edges(edges):
-        outside, selves = _place(some, state, counts, np.empty(0, np.uint32))
-        dropped["outside the subset"] += outside
-        dropped["self citation"] += selves
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    cited_of = new_array(cited_file, np.uint32, (int(indptr[-1]),))
-    places = indptr[:-1].copy()
-    for some in _edges(edges):
-        _place(some, state, places, cited_of)
-    doubles, mirrored = _unique(indptr, cited_of)
-    dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
-    dropped["duplicate citation"] += doubles - mirrored
-    return indptr, cited_of[: indptr[-1]]
+    counts, kept = np.zeros(len(state), np.int64), 0
+    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
+        np.add.at(counts, some[:, 0], 1)
+    indptr = np.append(0, np.cumsum(counts))
+    cited_of, places = new_array(cited_file, np.uint32, (int(indptr[-1]),)), indptr[:-1].copy()
+    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
+        _place(some, places, cited_of)
+    for papers in row_ranges(indptr, EDGES_AT_A_TIME):  # what stays closes up, in place
+        row, places = entries(indptr, np.arange(papers.start, papers.stop))
+        citing, ends = papers.start + row, cited_of[places]
+        outside, itself = (state[citing] == OUTSIDE) | (state[ends >> 1] == OUTSIDE), citing == ends >> 1
+        pairs = np.sort((citing << 32 | ends)[~(outside | itself)])
+        double = np.diff(pairs >> 1, prepend=-1) == 0
+        mirrored = np.count_nonzero(pairs[double] & MIRRORED)
+        dropped["outside the subset"] += np.count_nonzero(outside)
+        dropped["self citation"] += np.count_nonzero(itself & ~outside)
+        dropped["also listed by the cited paper"] += mirrored  # no loss: S2 lists every citation at both its ends
+        dropped["duplicate citation"] += np.count_nonzero(double) - mirrored
+        pairs = pairs[~double]
+        counts[papers] = np.bincount((pairs >> 32) - papers.start, minlength=papers.stop - papers.start)
+        cited_of[kept : kept + len(pairs)] = (pairs & 0xFFFFFFFF) >> 1
+        kept += len(pairs)
+    return np.append(0, np.cumsum(counts)), cited_of[:kept]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -256,32 +204,19 @@ def choose(indptr: np.ndarray, cited_of: np.ndarray, state: np.ndarray, min_degr
     return order[np.argsort(-degree[order], kind="stable")], degree  # ties in order of appearance: the same dump gives the same ids
 
 
-@numba.njit(cache=True, nogil=True)
-def _renumber(order, new_id, indptr, cited_of, cited, counts):
-    # Fill cited with the citations of the papers in `order`, by their new numbers, ascending for each; returns how many there are
-    place = 0
-    for row in range(len(order)):
-        start = place
-        for p in range(indptr[order[row]], indptr[order[row] + 1]):
-            if new_id[cited_of[p]] >= 0:
-                cited[place] = new_id[cited_of[p]]
-                place += 1
-        sort_row(cited[start:place])
-        counts[row] = place - start
-    return place
-
-
 def renumber(indptr: np.ndarray, cited_of: np.ndarray, order: np.ndarray, E: int, folder: Path) -> None:
     """Write `citations_indptr.npy`, `citations.npy` of the E citations among the papers in `order`."""
     new_id = np.full(len(indptr) - 1, -1, np.int32)
     new_id[order] = np.arange(len(order), dtype=np.int32)
-    new_indptr = np.zeros(len(order) + 1, np.int64)
+    counts = [np.zeros(1, np.int64)]
     with open_npy(folder / "citations.npy", np.int32, E) as file:
-        for first in range(0, len(order), PAPERS_AT_A_TIME):
-            some = order[first : first + PAPERS_AT_A_TIME]
-            cited = np.empty(int((indptr[some + 1] - indptr[some]).sum()), np.int32)
-            file.write(memoryview(cited[: _renumber(some, new_id, indptr, cited_of, cited, new_indptr[first + 1 :])]))
-    np.save(folder / "citations_indptr.npy", np.cumsum(new_indptr))
+        for some in np.split(order, range(PAPERS_AT_A_TIME, len(order), PAPERS_AT_A_TIME)):
+            row, places = entries(indptr, some)
+            cited = new_id[cited_of[places]]
+            pairs = np.sort((row << 32 | cited)[cited >= 0])
+            counts.append(np.bincount(pairs >> 32, minlength=len(some)))
+            file.write(pairs.astype(np.int32))  # the lower half
+    np.save(folder / "citations_indptr.npy", np.cumsum(np.concatenate(counts)))
 
 
 def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
@@ -291,3 +226,10 @@ def row_ranges(indptr: np.ndarray, most: int) -> Iterator[slice]:
         last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + most, side="right")) - 1)
         yield slice(first, last)
         first = last
+
+
+def entries(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which of the rows, place in the CSR), int64 (n,) each, of all entries of some rows, int (R,), of a CSR, row after row."""
+    counts = indptr[rows + 1] - indptr[rows]
+    starts = np.repeat(indptr[rows] - np.cumsum(counts) + counts, counts)
+    return np.repeat(np.arange(len(rows)), counts), starts + np.arange(len(starts))

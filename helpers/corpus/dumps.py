@@ -103,10 +103,8 @@ def sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
 def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
     """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
     with contextlib.ExitStack() as stack:
-        if file.member:
-            whole = stack.enter_context(stack.enter_context(zipfile.ZipFile(file.path)).open(file.member))
-        else:
-            whole = stack.enter_context(open(file.path, "rb", buffering=0))
+        archive = stack.enter_context(zipfile.ZipFile(file.path)) if file.member else None
+        whole = stack.enter_context(archive.open(file.member) if archive else open(file.path, "rb", buffering=0))
         stack.enter_context(sentences(file, whole.tell))
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":

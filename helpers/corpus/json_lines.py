@@ -22,7 +22,7 @@ JSON_FORMATS = []
 
 def _format(recognises: Callable[[dict], bool], fields: str, id_lists: str = "", schema: pa.Schema = PAPERS) -> Callable:
     # recognises: whether a file with such a record is of this format; fields: those that are wanted; lists of ids stay JSON (msgspec.Raw);
-    # row: the values of the schema, as they come, lists of ids perhaps as JSON; ValueError: no id
+    # row: the values of the schema, as they come, lists of ids perhaps as JSON
     def add(row: Callable[[msgspec.Struct], tuple]) -> None:
         kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
         record, name = msgspec.defstruct("Record", kinds, gc=False), row.__name__.strip("_")
@@ -46,12 +46,6 @@ def _named(value, key: str) -> list[str]:
     return list(dict.fromkeys(texts([_mapping(entry).get(key) for entry in value]))) if isinstance(value, list) else []
 
 
-def _needed(paper_id: str | None) -> str:
-    if not paper_id:
-        raise ValueError("no id")
-    return paper_id
-
-
 # Semantic Scholar Open Research Corpus (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)
 @_format(
     lambda record: "outCitations" in record or "inCitations" in record,
@@ -62,8 +56,8 @@ def _s2_open_corpus(record) -> tuple:
     fields, sources, doi, pmid = record.fieldsOfStudy, record.sources, record.doi or None, record.pmid or None
     fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
     is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or pmid is not None
-    paper_id, venue = _needed(type(record.id) is str and record.id), record.venue or record.journalName
-    return paper_id, record.title, record.year, venue, fields, doi, pmid, is_cs, is_medline, record.outCitations, record.inCitations
+    venue = record.venue or record.journalName
+    return record.id, record.title, record.year, venue, fields, doi, pmid, is_cs, is_medline, record.outCitations, record.inCitations
 
 
 def _short(url) -> str | None:
@@ -88,7 +82,7 @@ def _openalex(record) -> tuple:
     title, ids = text(record.title) or text(record.display_name), _mapping(record.ids)
     doi, pmid = record.doi or ids.get("doi"), text(ids.get("pmid"))
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
-    paper_id, venue = _needed(_short(record.id)), text(venue.get("display_name"))
+    paper_id, venue = _short(record.id), text(venue.get("display_name"))
     return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, msgspec.Raw(references), NO_IDS
 
 
@@ -99,7 +93,7 @@ def _openalex(record) -> tuple:
 def _s2_papers(record) -> tuple:
     fields, others = _named(record.s2fieldsofstudy, "category"), _mapping(record.externalids)
     is_cs = "Computer Science" in fields or _identifier(others.get("DBLP")) is not None
-    paper_id, doi, pmid = _needed(_identifier(record.corpusid)), others.get("DOI"), _identifier(others.get("PubMed"))
+    paper_id, doi, pmid = _identifier(record.corpusid), others.get("DOI"), _identifier(others.get("PubMed"))
     venue = text(record.venue) or text(_mapping(record.journal).get("name"))
     return paper_id, text(record.title), record.year, venue, fields, doi, pmid, is_cs, pmid is not None, (), ()
 
@@ -111,7 +105,7 @@ def _s2_citations(record) -> tuple:
 
 @_format({"sha", "corpusid"}.issubset, "sha corpusid", schema=OTHER_IDS)
 def _s2_paper_ids(record) -> tuple:
-    return _needed(_identifier(record.sha)), _needed(_identifier(record.corpusid))
+    return _identifier(record.sha), _identifier(record.corpusid)
 
 
 # AMiner's DBLP citation network, v10 to v12 and v14 (checked against records of v10 and the described forms of v12 and v14): v10 and v11
@@ -121,7 +115,7 @@ def _aminer(record) -> tuple:
     place = _mapping(record.venue)
     venue = text(record.venue) or text(place.get("raw")) or text(place.get("name_d"))
     references = [_identifier(reference) for reference in record.references] if isinstance(record.references, list) else ()
-    paper_id, title, fields = _needed(_identifier(record.id)), text(record.title), _named(record.fos, "name")
+    paper_id, title, fields = _identifier(record.id), text(record.title), _named(record.fos, "name")
     return paper_id, title, record.year, venue, fields, record.doi, None, True, False, references, ()
 
 

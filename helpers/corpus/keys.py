@@ -14,7 +14,6 @@ from helpers.prefetch import prefetch
 NONE = np.uint64(2**64 - 1)  # no id; an empty slot
 HASHED = np.uint64(1 << 63)
 LETTER = 56  # bit at which the letter of a key begins
-MOST_DIGITS = 15
 SPACE = 32  # the highest ASCII code of white space and control characters
 AHEAD = 24  # keys prefetched ahead
 FULLEST = 0.6  # share of the table's slots in use before it grows
@@ -43,11 +42,9 @@ def _keys(offsets, text, keys, checks):
         letter, digits, number = np.uint64(0), first, np.uint64(0)
         if last - first > 1 and (65 <= text[first] <= 90 or 97 <= text[first] <= 122):
             letter, digits = np.uint64(text[first]), first + 1
-        plain = last - digits <= MOST_DIGITS and (text[digits] != 48 or last - digits == 1)
+        plain = last - digits <= 15 and (text[digits] != 48 or last - digits == 1)
         for p in range(digits, last if plain else digits):
-            if text[p] < 48 or text[p] > 57:
-                plain = False
-                break
+            plain = plain and 48 <= text[p] <= 57
             number = number * np.uint64(10) + np.uint64(text[p] - 48)
         if plain:
             keys[i] = letter << np.uint64(LETTER) | number
@@ -83,8 +80,7 @@ def ids_of(keys: np.ndarray) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _find(slots, numbers, keys, found, count, add):
-    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1; returns the count;
-    # a count of -1: the keys' numbers stand in `found` already
+    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1; returns the count
     mask = np.uint64(len(slots) - 1)
     slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
     for i in range(len(keys)):
@@ -103,8 +99,8 @@ def _find(slots, numbers, keys, found, count, add):
             if not add:
                 found[i] = -1
                 continue
-            slots[slot], numbers[slot] = key, found[i] if count < 0 else count
-            count += count >= 0
+            slots[slot], numbers[slot] = key, count
+            count += 1
         found[i] = numbers[slot]
     return count
 
@@ -119,11 +115,9 @@ class KeyTable:
     def add(self, keys: np.ndarray) -> np.ndarray:
         """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
         if self.count + len(keys) > FULLEST * len(self._slots):
-            used = self._slots != NONE
-            known, numbers = self._slots[used], self._numbers[used]  # in the slots' order: in the numbers' it would take four times as long
             larger = KeyTable(self.count + len(keys))
+            larger.add(self.keys())
             self._slots, self._numbers = larger._slots, larger._numbers
-            _find(self._slots, self._numbers, known, numbers, -1, True)
         found = np.empty(len(keys), np.int32)
         self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
         return found

@@ -46,7 +46,9 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     for file in files:
         if not isinstance(file, Shard):
             dumps.reader_of(file)  # a format that nobody knows is told now
-    shards = [folder / _name(i, file, settings) for i, file in enumerate(files)]
+    # what names a shard: its file's size and date; of what is remote its checksum
+    facts = (json.dumps([VERSION, str(file), *file[2:], settings]) for file in files)
+    shards = [folder / f"{i:05d}-{hashlib.sha256(known.encode()).hexdigest()[:16]}" for i, known in enumerate(facts)]
     if folder.exists():
         discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
     todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not (shard / MANIFEST).exists()]
@@ -66,11 +68,6 @@ def discard(shards: Iterable[Path]) -> None:
         if shard.is_dir():
             (shard / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(shard, ignore_errors=True)
-
-
-def _name(place: int, file, settings: dict) -> str:
-    facts = [VERSION, str(file), *file[2:], settings]  # a file's size and date; of what is remote its checksum and list
-    return f"{place:05d}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
 def batches_of(shards: list[Path], name: str, mapped: bool = True) -> Iterator[pa.RecordBatch]:
@@ -133,8 +130,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_by
 class _Writer:
     # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack):
-        self.folder, self.stack, self.files = folder, stack, {}
-        self.seen = None
+        self.folder, self.stack, self.files, self.seen = folder, stack, {}, KeyTable()
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
         batch = pa.RecordBatch.from_pydict(columns)
@@ -147,8 +143,8 @@ class _Writer:
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if len(hashed):
-            if not self.seen or self.seen.count > MOST_SEEN:
-                self.seen = KeyTable(MOST_SEEN)
+            if self.seen.count > MOST_SEEN:
+                self.seen = KeyTable()
             # two ids of one key are two names here, and told apart when they are numbered
             last, numbers = self.seen.count - 1, self.seen.add(keys[hashed] ^ checks[hashed])
             new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance

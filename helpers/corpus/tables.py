@@ -5,7 +5,6 @@
 
 import codecs
 import csv
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,8 +21,6 @@ COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "doi"
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
-PICKLES = (".pickle", ".pkl", ".p")
-S2_ID = re.compile(r"[0-9a-f]{40}")
 SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none, which stands for bytes that are no UTF-8 where MARKED is decoded
 MARKED = codecs.CodecInfo(None, None, incrementaldecoder=lambda: codecs.getincrementaldecoder("utf-8")("substitute"), name="utf_8_marked")
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))

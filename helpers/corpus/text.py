@@ -4,7 +4,6 @@ import itertools
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
-from helpers.artefacts import new_folder, open_npy, sha256, write_json
+from helpers.artefacts import new_folder, open_npy, pieces, sha256, write_json
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus.build import FEW_CITATIONS, STORED, known_corpus
 from helpers.corpus.dumps import DumpFile, files_of, opened, sentences
@@ -83,17 +82,9 @@ def _all_words(dumps: tuple[str, ...], report: Report) -> Iterator[pa.Array]:
             yield from pool.map(words_of, some)
 
 
-def _pieces(path: Path) -> Iterator[np.ndarray]:
-    with open(path, "rb") as file:
-        while len(ids := np.fromfile(file, np.int32, PIECE)):
-            yield ids
-
-
 def build_vocabulary(config: Config) -> dict:
-    """Make `out/corpus/` of texts; returns its report. Raises DumpError where they cannot be read or too few words are left.
-
-    Beside papers.parquet: vocabulary.json, each word's count; tokens.npy int32, the ids of all texts, without words that come fewer than
-    min_degree times; texts_indptr.npy int64 (T+1,), where each text begins."""
+    """Make `out/corpus/` of texts: beside papers.parquet vocabulary.json (word: count), tokens.npy int32 (words that come min_degree times)
+    and texts_indptr.npy int64 (T+1,); returns its report. Raises DumpError where texts cannot be read or too few words are left."""
     sources, known = known_corpus(config)
     if known:
         return known
@@ -106,7 +97,9 @@ def build_vocabulary(config: Config) -> dict:
                 words += some.take(firsts[different >= len(words)]).to_pylist()
                 bar.update(len(ids))
         report.check(names, config.max_bad_fraction)
-        counts = sum((np.bincount(ids + 1, minlength=len(words) + 1) for ids in _pieces(folder / "words.tmp")), np.zeros(1, np.int64))[1:]
+        counts = sum(
+            (np.bincount(ids + 1, minlength=len(words) + 1) for ids in pieces(folder / "words.tmp", np.int32, PIECE)), np.zeros(1, np.int64)
+        )[1:]
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts >= max(config.min_degree, 1))]
         if len(order) < 2:
             found = f"of {len(words):,} different words the commonest comes {counts.max(initial=0):,} times"
@@ -115,7 +108,7 @@ def build_vocabulary(config: Config) -> dict:
         new_ids, N, done = np.full(len(counts) + 1, -1, np.int32), len(order), 0  # the last one for -1
         new_ids[order] = np.arange(N, dtype=np.int32)
         with open_npy(folder / "tokens.npy", np.int32, int(counts[order].sum())) as file:
-            for ids in _pieces(folder / "words.tmp"):
+            for ids in pieces(folder / "words.tmp", np.int32, PIECE):
                 tokens = new_ids[ids]
                 before = done + np.cumsum(tokens >= 0)
                 ends.append(before[ids < 0])

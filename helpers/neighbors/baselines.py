@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils.extmath import randomized_svd
 
+from helpers.corpus.citations import entries
 from helpers.pairs.build import Pairs
 
 PIP_ROWS = 4096  # that PIP loss looks at; in smaller tables at all
@@ -63,9 +64,8 @@ def _graph(indptr: np.ndarray, ends: np.ndarray) -> csr_array:
 def sppmi(pairs: Pairs, rows: np.ndarray, negatives: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The entries of these rows, int (R,): which of the rows int64 (n,), column int64 (n,), value > 0 float32 (n,)."""
     degree = np.diff(pairs.indptr)
-    lengths = degree[rows]
-    places = np.arange(lengths.sum()) + np.repeat(pairs.indptr[rows] - np.cumsum(lengths) + lengths, lengths)
-    keys, counts = np.unique(np.repeat(np.arange(len(rows)), lengths) * pairs.papers + pairs.contexts[places], return_counts=True)
+    of, places = entries(pairs.indptr, rows)
+    keys, counts = np.unique(of * pairs.papers + pairs.contexts[places], return_counts=True)
     of, columns = np.divmod(keys, pairs.papers)
     values = np.log(counts * (float(degree.sum()) / degree[rows][of] / degree[columns] / negatives)).astype(np.float32)
     return of[values > 0], columns[values > 0], values[values > 0]

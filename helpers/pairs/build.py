@@ -7,14 +7,15 @@ from helpers.artefacts import finished, map_array, new_folder, open_npy, read_js
 from helpers.config import PAIRS_SETTINGS, Config
 from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import known_rows, open_corpus
-from helpers.corpus.citations import row_ranges, sort_row
+from helpers.corpus.citations import entries, row_ranges
 from helpers.errors import ArtefactError, ConfigError
 from helpers.pairs import noise
+from helpers.pairs.blocks import joined
 from helpers.pairs.windows import write_window_pairs
 from helpers.progress import progress
 
 NOTEBOOK = "notebook 02_build_pairs"
-RANGE_PAIRS = 1 << 26  # pairs laid out in memory at a time: 256 MB
+RANGE_PAIRS, SORTED_PAIRS = 1 << 26, 1 << 19  # pairs laid out in memory at a time: 256 MB; sorted at a time
 
 
 def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Generator, eligible: np.ndarray | bool = True) -> np.ndarray:
@@ -29,26 +30,18 @@ def choose_heldout(indptr: np.ndarray, fraction: float, generator: np.random.Gen
     return np.asarray(indptr)[paper + 1] - (before[paper] - drawn)
 
 
-@numba.njit(cache=True, nogil=True)
-def _mark_reversed(citing, cited, indptr, cited_by_row, apart):
-    # Mark the citations that run against a hidden one; returns how many of them are not hidden themselves
-    found = 0
-    for i in range(len(citing)):
-        first, last = indptr[cited[i]], indptr[cited[i] + 1]
-        place = first + np.searchsorted(cited_by_row[first:last], citing[i])
-        if place < last and cited_by_row[place] == citing[i] and not apart[place]:
-            apart[place] = True
-            found += 1
-    return found
-
-
 def set_apart(indptr: np.ndarray, cited: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """(hidden citations int32 (n, 2); which citations training may not see, bool (E,); how many of those only run against a hidden one)."""
     # Two papers may cite each other: then hiding one citation takes the other out of training too. cited: int32 (E,), ascending in a row
     apart = np.zeros(len(cited), bool)
     apart[hidden] = True
     heldout = np.stack([np.searchsorted(indptr, hidden, side="right") - 1, cited[hidden]], axis=1).astype(np.int32)
-    return heldout, apart, int(_mark_reversed(*heldout.T, np.asarray(indptr), cited, apart))
+    against = np.sort(joined(*heldout.T[::-1]))
+    for some in np.split(against, range(SORTED_PAIRS, len(against), SORTED_PAIRS)):
+        papers = np.unique(some >> 32)
+        row, places = entries(indptr, papers)
+        apart[places[np.isin(papers[row] << 32 | cited[places], some, assume_unique=True)]] = True
+    return heldout, apart, np.count_nonzero(apart) - len(hidden)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -63,12 +56,6 @@ def _place(indptr, cited, apart, first, places, contexts):
                     if len(contexts):
                         contexts[places[target - first]] = context
                     places[target - first] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _sort(indptr, contexts):
-    for row in range(len(indptr) - 1):
-        sort_row(contexts[indptr[row] : indptr[row + 1]])
 
 
 def build_pairs(config: Config) -> dict:
@@ -108,9 +95,10 @@ def build_pairs(config: Config) -> dict:
                 own = pairs_indptr[targets.start : targets.stop + 1] - pairs_indptr[targets.start]
                 contexts = np.empty(own[-1], np.int32)
                 _place(indptr, cited, apart, targets.start, own[:-1].copy(), contexts)
-                _sort(own, contexts)
-                file.write(memoryview(contexts))
-                bar.update(len(contexts))
+                for rows in row_ranges(own, SORTED_PAIRS):
+                    row, places = entries(own, np.arange(rows.start, rows.stop))
+                    file.write(np.sort(row << 32 | contexts[places]).astype(np.int32))  # the lower half
+                    bar.update(len(places))
         np.save(folder / "heldout.npy", generator.permutation(heldout))
         facts = {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
         write_manifest(folder, **facts, **made_of)
