@@ -365,7 +365,8 @@ def test_torch_trains_the_walks_pairs(run, monkeypatch):
     seen, original = [], TorchEngine._train
 
     def spy(engine, batch, *rest):
-        seen.append([batch.rows[i].ids[batch[i]] for i in range(2)])
+        pairs_of_batch = len(batch[0].places)  # behind its contexts stand the negatives
+        seen.append([working.ids[working.places[:pairs_of_batch]] for working in batch])
         return original(engine, batch, *rest)
 
     monkeypatch.setattr(TorchEngine, "_train", spy)

@@ -33,10 +33,9 @@ WARM_STARTS = {3: (1.0, 2.0, 1.0), 4: (0.0, 1.0, 1.0, 1.0), 5: (0.0, 1.0, 1.0, 1
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def smoothing_step(indptr, contexts, context_weights, rows, out, total, weight, half, first, last):
-    """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum of rows[c] over the contexts c of t; t in first..last.
+    """total[t] += weight * s, out[t] = context_weights[t] * s, s the normalised sum (0 of none) of rows[c] over the contexts c of each t.
 
-    rows (already times their weights), out, total: float32 or uint16 (bfloat16) (N, D), total perhaps some columns of a wider table;
-    half: uint32 (D,), 32768. A target without contexts gets 0."""
+    rows (times their weights), out, total, perhaps columns of a wider table: float32 or uint16 (N, D); half: uint32 (D,), all 32768."""
     D, P, like = rows.shape[1], len(contexts), rows[0, 0]
     base, out_base, total_base = rows.ctypes.data, out.ctypes.data, total.ctypes.data
     row_bytes, total_bytes = rows.strides[0], total.strides[0]

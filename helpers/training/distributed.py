@@ -243,8 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if ranks == "none":
             raise ConfigError("Ranks are started by torchrun: `torchrun --nproc-per-node 2 -m helpers.training.distributed --out RUN`.")
-        settings = {name: getattr(given, name) for name in RANGES}
-        config = Config.of_preset(given.preset, out=given.out, row_type="float32", **settings)
+        config = Config.of_preset(given.preset, out=given.out, row_type="float32", **{name: vars(given)[name] for name in RANGES})
         on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         on_gpu = on_gpu and (given.replicas or torch.cuda.get_device_capability()[0] >= 8)  # FBGEMM's oldest: Ampere
         pairs, device = Pairs(config), f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
