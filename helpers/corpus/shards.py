@@ -146,7 +146,7 @@ class _Writer:
             if self.seen.count > MOST_SEEN:
                 self.seen = KeyTable()
             # two ids of one key are two names here, and told apart when they are numbered
-            last, numbers = self.seen.count - 1, self.seen.add(keys[hashed] ^ checks[hashed])
+            last, numbers = self.seen.count - 1, self.seen.find(keys[hashed] ^ checks[hashed], add=True)
             new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
             if len(new):
                 names = ids if len(new) == len(ids) else ids.take(pa.array(new))
