@@ -163,7 +163,7 @@ def open_npy(path: Path, dtype, *shape: int) -> Iterator:
         yield file
 
 
-def pieces(path: Path, dtype, most: int) -> Iterator[np.ndarray]:
+def values_of(path: str | os.PathLike, dtype, most: int) -> Iterator[np.ndarray]:
     """The values of a file that holds nothing else, at most so many at a time."""
     with open(path, "rb") as file:
         while len(values := np.fromfile(file, dtype, most)):

@@ -103,7 +103,7 @@ def test_a_key_table_numbers_as_a_dict_does(expected):
         wanted = keys[::2]
         assert table.find(wanted).tolist() == [numbers.get(key, -1) for key in wanted.tolist()]
         expected_numbers = [-1 if key == NONE else numbers.setdefault(key, len(numbers)) for key in keys.tolist()]
-        assert table.add(keys).tolist() == expected_numbers and table.count == len(numbers)
+        assert table.find(keys, add=True).tolist() == expected_numbers and table.count == len(numbers)
     assert {key: number for number, key in enumerate(table.keys().tolist())} == numbers
     assert table.count > 3000 and len(table._slots) * 0.6 >= table.count
 

@@ -301,7 +301,7 @@ def test_both_engines_train_on_windows_and_with_either_noise(run, tmp_path, Engi
     config = Config.of_preset(**{**vars(run), "out": run.out, "threads": 1, "engine": "kernel" if Engine is KernelEngine else "torch"})
     pairs = Pairs(run)
     counts = open_corpus(run, ["degree"])[0]["degree"].to_numpy()
-    for table in (pairs.noise, noise.noise_table(counts, 0.75, slots=10_000)):
+    for table in (pairs.noise, noise.alias_table(counts, 0.75, slots=10_000)):
         engine = Engine(config, pairs.indptr, pairs.contexts, table, *new_tables(config, pairs.indptr, pairs.contexts))
         loss = SampleLoss(pair_source(Config.of_preset(**{**vars(run), "pairs_from": "citations"}), pairs.indptr, pairs.contexts), table, 5)
         before = loss(engine)
@@ -405,8 +405,7 @@ def test_a_dataset_goes_on_inside_a_shard(shards, stop):
 def test_a_unigram_table_has_the_distribution_to_a_slot():
     degree = np.array([100, 0, 16, 1, 1])
     shares = degree**0.75 / (degree**0.75).sum()
-    table = noise.noise_table(degree, 0.75, slots=1000)
+    table = noise.alias_table(degree, 0.75, slots=1000)
     assert np.abs(np.bincount(table["alias"], minlength=5) - 1000 * shares).max() <= 1
     drawn = np.bincount(noise.draw(table, 200_000, np.random.default_rng(0)), minlength=5)
     assert np.abs(drawn / 200_000 - shares).max() < 0.005 and drawn[1] == 0
-    assert np.array_equal(noise.noise_table(degree, 0.75), noise.alias_table(degree, 0.75))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.dataset import dataset
 
-from helpers.artefacts import new_array, open_npy, pieces
+from helpers.artefacts import new_array, open_npy, values_of
 from helpers.corpus.keys import KeyTable, ids_of, keys_of
 from helpers.corpus.records import KEPT, OTHER_ENDS
 from helpers.corpus.shards import batches_of
@@ -46,7 +47,7 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     papers, of_record, records = report.dropped["papers"], [np.empty(0, np.int32)], ids.kept.count_rows()
     table, state = KeyTable(records), np.zeros(records, np.uint8)
     for keys, _, inside in _columns(shards, "records"):
-        of_record.append(table.add(keys[inside]))
+        of_record.append(table.find(keys[inside], add=True))
         known = (numbers := table.find(keys)) >= 0
         state[numbers[known]] = np.where(inside[known], INSIDE, OUTSIDE)  # numpy keeps the last of several values, here and below
         papers["duplicate id"] += int(known.sum())
@@ -58,11 +59,11 @@ def number_papers(shards: list[Path], keep_unrecorded: bool, edges: Path, report
     of_record[last[of_record] != np.arange(records)] = -1
     joins = any((shard / "other_ids.arrow").exists() for shard in shards)
     with open(edges, "wb") as file:
-        _write_citations(file, shards, of_record, table.add if keep_unrecorded or joins else table.find, report.dropped["citations"])
+        _write_citations(file, shards, of_record, partial(table.find, add=keep_unrecorded or joins), report.dropped["citations"])
     pairs = [np.empty((2, 0), np.int32)]
     for others, own in _columns(shards, "other_ids"):
         known = (table.find(others) >= 0) | (table.find(own) >= 0)  # memory follows the papers that are named, not the table
-        pairs.append(np.stack([table.add(others[known]), table.add(own[known])]))
+        pairs.append(np.stack([table.find(others[known], add=True), table.find(own[known], add=True)]))
     new = (0, table.count - len(last))
     ids.state, ids.place = np.pad(state[: len(last)], new), np.pad(last.astype(np.int64), new, constant_values=-1)
     ids.renamed = np.broadcast_to(False, table.count)
@@ -156,11 +157,11 @@ def _place(edges, places, cited_of):
 def by_citing(edges: Path, cited_file: Path, state: np.ndarray, dropped: Counter) -> tuple[np.ndarray, np.ndarray]:
     """(indptr int64 (n+1,), cited uint32 (E,), mapped from cited_file) of the pairs in `edges`, each once, ascending; state: uint8 (n,)."""
     counts, kept = np.zeros(len(state), np.int64), 0
-    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
+    for some in values_of(edges, EDGE, EDGES_AT_A_TIME):
         np.add.at(counts, some[:, 0], 1)
     indptr = np.append(0, np.cumsum(counts))
     cited_of, places = new_array(cited_file, np.uint32, (int(indptr[-1]),)), indptr[:-1].copy()
-    for some in pieces(edges, EDGE, EDGES_AT_A_TIME):
+    for some in values_of(edges, EDGE, EDGES_AT_A_TIME):
         _place(some, places, cited_of)
     for papers in row_ranges(indptr, EDGES_AT_A_TIME):  # what stays closes up, in place
         row, places = entries(indptr, np.arange(papers.start, papers.stop))

@@ -29,15 +29,14 @@ def _mixed(h):
 
 @numba.njit(cache=True, nogil=True)
 def _keys(offsets, text, keys, checks):
+    # Change keys, of NONE, and checks, of 0, as the ids say
     for i in range(len(keys)):
         first, last = offsets[i], offsets[i + 1]
         while first < last and text[first] <= SPACE:
             first += 1
         while first < last and text[last - 1] <= SPACE:
             last -= 1
-        checks[i] = 0
         if first == last:
-            keys[i] = NONE
             continue
         letter, digits, number = np.uint64(0), first, np.uint64(0)
         if last - first > 1 and (65 <= text[first] <= 90 or 97 <= text[first] <= 122):
@@ -63,7 +62,7 @@ def _keys(offsets, text, keys, checks):
 
 def keys_of(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """(keys uint64 (n,), NONE for no id, checks uint32 (n,), 0 for a number) of ids, strings; spaces and NULs around them are no part."""
-    keys, checks = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint32)
+    keys, checks = np.full(len(ids), NONE), np.zeros(len(ids), np.uint32)
     if len(ids):
         ids = ids.fill_null("")
         offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
@@ -80,7 +79,7 @@ def ids_of(keys: np.ndarray) -> pa.Array:
 
 @numba.njit(cache=True, nogil=True)
 def _find(slots, numbers, keys, found, count, add):
-    # found[i] = the number of keys[i], -1 for NONE; an unknown key gets the next number where `add`, else -1; returns the count
+    # found[i], of -1, = the number of keys[i], unless it is NONE; an unknown key gets the next number where `add`; returns the count
     mask = np.uint64(len(slots) - 1)
     slot_base, number_base = slots.ctypes.data, numbers.ctypes.data
     for i in range(len(keys)):
@@ -88,20 +87,14 @@ def _find(slots, numbers, keys, found, count, add):
             ahead = np.int64(_mixed(keys[i + AHEAD]) & mask)
             prefetch(slot_base + 8 * ahead)
             prefetch(number_base + 4 * ahead)
-        key = keys[i]
-        if key == NONE:
-            found[i] = -1
-            continue
-        slot = _mixed(key) & mask
+        key, slot = keys[i], _mixed(keys[i]) & mask
         while slots[slot] != NONE and slots[slot] != key:
             slot = (slot + np.uint64(1)) & mask
-        if slots[slot] == NONE:
-            if not add:
-                found[i] = -1
-                continue
+        if add and slots[slot] != key:
             slots[slot], numbers[slot] = key, count
             count += 1
-        found[i] = numbers[slot]
+        if slots[slot] == key != NONE:
+            found[i] = numbers[slot]
     return count
 
 
@@ -112,20 +105,14 @@ class KeyTable:
         size = 1 << int(max(expected, 600) / FULLEST).bit_length()
         self.count, self._slots, self._numbers = 0, np.full(size, NONE), np.empty(size, np.int32)
 
-    def add(self, keys: np.ndarray) -> np.ndarray:
-        """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys; -1 for NONE."""
-        if self.count + len(keys) > FULLEST * len(self._slots):
+    def find(self, keys: np.ndarray, add: bool = False) -> np.ndarray:
+        """The numbers int32 (n,) of keys uint64 (n,), new ones given to unknown keys where `add`, else -1; -1 for NONE."""
+        if add and self.count + len(keys) > FULLEST * len(self._slots):
             larger = KeyTable(self.count + len(keys))
-            larger.add(self.keys())
+            larger.find(self.keys(), add=True)
             self._slots, self._numbers = larger._slots, larger._numbers
-        found = np.empty(len(keys), np.int32)
-        self.count = _find(self._slots, self._numbers, keys, found, self.count, True)
-        return found
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """The numbers int32 (n,) of keys uint64 (n,); -1 for unknown ones and NONE."""
-        found = np.empty(len(keys), np.int32)
-        _find(self._slots, self._numbers, keys, found, self.count, False)
+        found = np.full(len(keys), -1, np.int32)
+        self.count = _find(self._slots, self._numbers, keys, found, self.count, add)
         return found
 
     def keys(self) -> np.ndarray:

@@ -25,7 +25,7 @@ from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
-from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
+from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
 from helpers.errors import ArtefactError
 from helpers.progress import progress
@@ -142,17 +142,13 @@ class _Writer:
         # those that cannot be read back from their key are kept by name, once each
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
-        if len(hashed):
-            if self.seen.count > MOST_SEEN:
-                self.seen = KeyTable()
-            # two ids of one key are two names here, and told apart when they are numbered
-            last, numbers = self.seen.count - 1, self.seen.add(keys[hashed] ^ checks[hashed])
-            new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
-            if len(new):
-                names = ids if len(new) == len(ids) else ids.take(pa.array(new))
-                if np.frombuffer(names.buffers()[2], np.uint8).min() <= SPACE:  # as their keys are made
-                    names = pc.utf8_trim(names, SPACES)
-                self.write("names", {"id": names})
+        if self.seen.count > MOST_SEEN:
+            self.seen = KeyTable()
+        # two ids of one key are two names here, and told apart when they are numbered
+        last, numbers = self.seen.count - 1, self.seen.find(keys[hashed] ^ checks[hashed], add=True)
+        new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
+        if len(new):
+            self.write("names", {"id": pc.utf8_trim(ids.take(pa.array(new)), SPACES)})  # as their keys are made
         return keys
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:

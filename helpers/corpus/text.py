@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
-from helpers.artefacts import new_folder, open_npy, pieces, sha256, write_json
+from helpers.artefacts import new_folder, open_npy, sha256, values_of, write_json
 from helpers.config import CORPUS_SETTINGS, Config
 from helpers.corpus.build import FEW_CITATIONS, STORED, known_corpus
 from helpers.corpus.dumps import DumpFile, files_of, opened, sentences
@@ -88,18 +88,16 @@ def build_vocabulary(config: Config) -> dict:
     sources, known = known_corpus(config)
     if known:
         return known
-    report, numbers, names, words, ends = Report(), KeyTable(), ", ".join(config.dumps), [], [np.zeros(1, np.int64)]
+    report, numbers, names, words, ends = Report(), KeyTable(), ", ".join(config.dumps), [], [[0]]
     with new_folder(config.folder("corpus")) as folder:
         with open(folder / "words.tmp", "wb") as file, progress(title="Reading", unit=" words") as bar:
             for some in _all_words(config.dumps, report):
-                file.write(ids := numbers.add(keys_of(some)[0]))  # -1 after each text
+                file.write(ids := numbers.find(keys_of(some)[0], add=True))  # -1 after each text
                 different, firsts = np.unique(ids, return_index=True)
                 words += some.take(firsts[different >= len(words)]).to_pylist()
                 bar.update(len(ids))
         report.check(names, config.max_bad_fraction)
-        counts = sum(
-            (np.bincount(ids + 1, minlength=len(words) + 1) for ids in pieces(folder / "words.tmp", np.int32, PIECE)), np.zeros(1, np.int64)
-        )[1:]
+        counts = sum((np.bincount(ids[ids >= 0], minlength=len(words)) for ids in values_of(file.name, np.int32, PIECE)), np.zeros(1, int))
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts >= max(config.min_degree, 1))]
         if len(order) < 2:
             found = f"of {len(words):,} different words the commonest comes {counts.max(initial=0):,} times"
@@ -107,12 +105,12 @@ def build_vocabulary(config: Config) -> dict:
             raise DumpError(f"{names}: {found}, but {needed}; give more text, or lower min_degree.")
         new_ids, N, done = np.full(len(counts) + 1, -1, np.int32), len(order), 0  # the last one for -1
         new_ids[order] = np.arange(N, dtype=np.int32)
-        with open_npy(folder / "tokens.npy", np.int32, int(counts[order].sum())) as file:
-            for ids in pieces(folder / "words.tmp", np.int32, PIECE):
+        with open_npy(folder / "tokens.npy", np.int32, int(counts[order].sum())) as kept:
+            for ids in values_of(file.name, np.int32, PIECE):
                 tokens = new_ids[ids]
                 before = done + np.cumsum(tokens >= 0)
                 ends.append(before[ids < 0])
-                file.write(tokens[tokens >= 0])
+                kept.write(tokens[tokens >= 0])
                 done = int(before[-1])
         (folder / "words.tmp").unlink()
         starts = np.unique(np.concatenate(ends))

@@ -1,5 +1,7 @@
 """Corpus -> pairs: hide held-out citations, lay the others out as CSR by target in both directions, weigh the noise."""
 
+from pathlib import Path
+
 import numba
 import numpy as np
 
@@ -9,8 +11,8 @@ from helpers.corpus.build import NOTEBOOK as CORPUS_NOTEBOOK
 from helpers.corpus.build import known_rows, open_corpus
 from helpers.corpus.citations import entries, row_ranges
 from helpers.errors import ArtefactError, ConfigError
-from helpers.pairs import noise
 from helpers.pairs.blocks import joined
+from helpers.pairs.noise import alias_table
 from helpers.pairs.windows import write_window_pairs
 from helpers.progress import progress
 
@@ -61,18 +63,22 @@ def _place(indptr, cited, apart, first, places, contexts):
 def build_pairs(config: Config) -> dict:
     """Write `out/pairs/`; returns the manifest. ArtefactError: the corpus is missing. ConfigError: nothing is left to train on."""
     refuse_another_run(config, config.folder("pairs") / "manifest.json", PAIRS_SETTINGS)
-    papers, indptr, cited, report = open_corpus(config, ["year"])
-    is_text = "tokens.npy" in report["sha256"]
-    settings = PAIRS_SETTINGS + ("window", "subsample") * is_text
-    made_of = {"config": config.part(settings), "corpus": report["sha256"]}
+    corpus = read_json(config.folder("corpus") / "report.json", CORPUS_NOTEBOOK)["sha256"]
+    is_text = "tokens.npy" in corpus
+    made_of = {"config": config.part(PAIRS_SETTINGS + ("window", "subsample") * is_text), "corpus": corpus}
     if finished(config.folder("pairs"), made_of):
         print(f"{config.folder('pairs')} was made of the same corpus with the same settings: it stays as it is.", flush=True)
-        return read_manifest(config.folder("pairs"), NOTEBOOK)
-    N, indptr, generator = len(papers), np.asarray(indptr), np.random.default_rng(config.seed)
-    if is_text:
+    else:
+        write = write_window_pairs if is_text else _write_pairs
         with new_folder(config.folder("pairs")) as folder:
-            write_manifest(folder, **write_window_pairs(config, folder, generator), **made_of)
-        return read_manifest(config.folder("pairs"), NOTEBOOK)
+            write_manifest(folder, **write(config, folder, np.random.default_rng(config.seed)), **made_of)
+    return read_manifest(config.folder("pairs"), NOTEBOOK)
+
+
+def _write_pairs(config: Config, folder: Path, generator: np.random.Generator) -> dict:
+    # of citations, as write_window_pairs of texts
+    papers, indptr, cited, _ = open_corpus(config, ["year"])
+    N, indptr = len(papers), np.asarray(indptr)
     eligible, counts = np.ones(N, bool), np.zeros(N, np.int64)
     if config.heldout_after is not None:
         eligible &= papers["year"].to_numpy() > config.heldout_after  # a missing year is NaN and never later
@@ -84,25 +90,22 @@ def build_pairs(config: Config) -> dict:
     if apart.all():
         raise ConfigError(f"heldout = {config.heldout} leaves no citation to train on, of {len(cited):,}; take a smaller fraction.")
     _place(indptr, cited, apart, 0, counts, np.empty(0, np.int32))
-    with new_folder(config.folder("pairs")) as folder:
-        # first, while little else is in memory
-        np.save(folder / "noise.npy", noise.noise_table(counts, config.noise_power, config.noise_slots))
-        pairs_indptr = np.concatenate([[0], np.cumsum(counts)])
-        P = int(pairs_indptr[-1])
-        np.save(folder / "contexts_indptr.npy", pairs_indptr)
-        with open_npy(folder / "contexts.npy", np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
-            for targets in row_ranges(pairs_indptr, RANGE_PAIRS):  # filled in memory, whatever the order their pairs come in
-                own = pairs_indptr[targets.start : targets.stop + 1] - pairs_indptr[targets.start]
-                contexts = np.empty(own[-1], np.int32)
-                _place(indptr, cited, apart, targets.start, own[:-1].copy(), contexts)
-                for rows in row_ranges(own, SORTED_PAIRS):
-                    row, places = entries(own, np.arange(rows.start, rows.stop))
-                    file.write(np.sort(row << 32 | contexts[places]).astype(np.int32))  # the lower half
-                    bar.update(len(places))
-        np.save(folder / "heldout.npy", generator.permutation(heldout))
-        facts = {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
-        write_manifest(folder, **facts, **made_of)
-    return read_manifest(config.folder("pairs"), NOTEBOOK)
+    # first, while little else is in memory
+    np.save(folder / "noise.npy", alias_table(counts, config.noise_power, config.noise_slots))
+    pairs_indptr = np.append(0, np.cumsum(counts))
+    P = int(pairs_indptr[-1])
+    np.save(folder / "contexts_indptr.npy", pairs_indptr)
+    with open_npy(folder / "contexts.npy", np.int32, P) as file, progress(title="Pairs", unit=" pairs", total=P) as bar:
+        for targets in row_ranges(pairs_indptr, RANGE_PAIRS):  # filled in memory, whatever the order their pairs come in
+            own = pairs_indptr[targets.start : targets.stop + 1] - pairs_indptr[targets.start]
+            contexts = np.empty(own[-1], np.int32)
+            _place(indptr, cited, apart, targets.start, own[:-1].copy(), contexts)
+            for rows in row_ranges(own, SORTED_PAIRS):
+                row, places = entries(own, np.arange(rows.start, rows.stop))
+                file.write(np.sort(row << 32 | contexts[places]).astype(np.int32))  # the lower half
+                bar.update(len(places))
+    np.save(folder / "heldout.npy", generator.permutation(heldout))
+    return {"papers": N, "pairs": P, "heldout": len(heldout), "reversed_citations_left_out": reversed_citations}
 
 
 class Pairs:

@@ -22,26 +22,22 @@ def _alias(weights, threshold, alias):
             smalls += 1
 
 
-def alias_table(degree: np.ndarray, power: float) -> np.ndarray:
-    """The alias table of degree ** power, ALIAS (N,); papers of degree 0 are never drawn. degree: int (N,), ValueError if all are 0."""
+def alias_table(degree: np.ndarray, power: float, slots: int = 0) -> np.ndarray:
+    """The alias table of degree ** power, ALIAS (N,); papers of degree 0 are never drawn. degree: int (N,), ValueError if all are 0.
+    With slots, word2vec's unigram table, ALIAS (slots,): a paper has its share of them; what draws reads either."""
     weights = np.where(degree > 0, np.maximum(degree, 1).astype(np.float64) ** power, 0)
     if not weights.sum() > 0:
         raise ValueError("no paper has a citation")
+    if slots:
+        table, shares = np.zeros(slots, ALIAS), np.cumsum(weights)
+        table["alias"] = np.searchsorted(shares, (np.arange(slots) + 0.5) * (shares[-1] / slots), side="right")
+        return table
     weights *= len(weights) / weights.sum()
     table, itself = np.empty(len(degree), ALIAS), np.arange(len(degree), dtype=np.int32)
     table["threshold"], table["alias"] = 1, itself
     _alias(weights, table["threshold"], table["alias"])
     never = (degree == 0) & (table["alias"] == itself)  # a paper that rounding left to itself must not be drawn all the same
     table["threshold"][degree == 0], table["alias"][never] = 0, np.argmax(degree)
-    return table
-
-
-def noise_table(degree: np.ndarray, power: float, slots: int = 0) -> np.ndarray:
-    """The alias table or, with slots, word2vec's unigram table, ALIAS (slots,): a paper has its share of them; what draws reads either."""
-    if not slots:
-        return alias_table(degree, power)
-    table, shares = np.zeros(slots, ALIAS), np.cumsum(np.where(degree > 0, np.maximum(degree, 1).astype(np.float64) ** power, 0))
-    table["alias"] = np.searchsorted(shares, (np.arange(slots) + 0.5) * (shares[-1] / slots), side="right")
     return table
 
 

@@ -27,7 +27,6 @@ STORED = dict(compression="lz4", use_dictionary=False, column_encoding="BYTE_STR
 
 def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> int:
     # Write each pair of an epoch to a random one of the files, as int64; returns how many pairs there are
-    total = 0
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
         for block in range(source.blocks):
@@ -36,9 +35,8 @@ def _into_buckets(source: PairSource, epoch: int, paths: list[Path], done) -> in
             order = np.argsort(buckets, kind="stable")
             for file, own in zip(files, np.split(pairs[order], np.searchsorted(buckets[order], range(1, len(files)))), strict=True):
                 file.write(own)
-            total += len(pairs)
             done(len(pairs))
-    return total
+        return sum(file.tell() for file in files) // 8
 
 
 def _shuffled(source: PairSource, epoch: int, paths: list[Path], sizes: Iterable[int]) -> Iterator[np.ndarray]:
@@ -102,8 +100,7 @@ class ShardPairs(PairSource):
 
     def _fill_block(self, epoch, block, targets, contexts):
         name, group, size = self._groups[self.generator(epoch, purpose=ORDER).permutation(self.blocks)[block]]
-        stored = [column.to_numpy() for column in pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)]
-        pairs = joined(*stored)
+        pairs = joined(*map(np.asarray, pq.ParquetFile(self.folder / name).read_row_group(group, columns=SCHEMA.names)))
         self.generator(epoch, block, PAIRS).shuffle(pairs)
         targets[:size], contexts[:size] = split(pairs)
         return size

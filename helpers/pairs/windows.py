@@ -10,7 +10,7 @@ from helpers.config import Config
 from helpers.corpus.build import open_corpus
 from helpers.errors import ConfigError
 from helpers.pairs.blocks import ORDER, PAIRS, PairSource, check_csr, joined, split
-from helpers.pairs.noise import noise_table
+from helpers.pairs.noise import alias_table
 
 NOTEBOOK = "notebook 08_word_vectors"
 RUN_WORDS = 1 << 9  # neighbouring texts, of about so many words, stay together in an epoch's order
@@ -131,7 +131,7 @@ def write_window_pairs(config: Config, folder: Path, generator: np.random.Genera
     pairs.sort()
     files = {"left_out": left_out, "contexts": split(pairs)[1], "heldout": np.stack(split(generator.permutation(heldout)), axis=1)}
     files["contexts_indptr"] = np.searchsorted(pairs, np.arange(source.papers + 1) << 32)
-    files["noise"] = noise_table(source.counts, config.noise_power, config.noise_slots)
+    files["noise"] = alias_table(source.counts, config.noise_power, config.noise_slots)
     for name, values in files.items():
         np.save(folder / f"{name}.npy", values)
     return {"papers": source.papers, "pairs": len(pairs), "heldout": len(heldout), "reversed_citations_left_out": 0}
