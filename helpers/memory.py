@@ -3,9 +3,9 @@
 import dataclasses
 import re
 import shutil
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -90,15 +90,8 @@ def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
     return {"target": min(N, max(fit - N, 0)), "context": min(N, fit)}
 
 
-class Item(NamedTuple):
-    """A line of the plan: what takes how many bytes where, and how long."""
-
-    what: str
-    where: str
-    rows: int
-    bytes: int
-    seconds: float = 0
-    phase: str = ""  # start or train: when the bytes are taken; "" = always
+# A line of the plan; phase: start or train, when the bytes are taken; "" = always
+Item = namedtuple("Item", ["what", "where", "rows", "bytes", "seconds", "phase"], defaults=[0, ""])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +109,7 @@ class Training:
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
     def items(self, rate: float = np.inf) -> list[Item]:
-        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it."""
+        """The plan: what takes how many bytes where, always or in one phase, and how long; rate: pairs trained a second, as measured."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
