@@ -8,11 +8,11 @@ from helpers.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = (ROOT / "data" / "cs_s2_open_corpus.jsonl.gz", ROOT / "data" / "medline_openalex_works.jsonl.gz")
-KERNEL_OPTIMIZERS = ("rowwise_adagrad", "sgd")  # what both engines have; of torch.optim's, the learning rate (by the sample's MRR):
+# Optimisers of torch.optim, which the torch engine alone has, with the learning rate of each (by the sample's MRR)
 RATES = {"adadelta": 1.0, "adagrad": 0.07, "adam": 0.003, "adamw": 0.003, "adamax": 0.003, "asgd": 0.3, "nadam": 0.003, "radam": 0.01,
          "rmsprop": 0.001, "rprop": 0.0001}  # fmt: skip
 CHOICES = {
-    "subset": ("cs", "medline", "all"), "engine": ("auto", "kernel", "torch"), "optimizer": (*KERNEL_OPTIMIZERS, *RATES),
+    "subset": ("cs", "medline", "all"), "engine": ("auto", "kernel", "torch"), "optimizer": ("rowwise_adagrad", "sgd", *RATES),
     "row_type": ("bfloat16", "float32"), "pairs_from": ("citations", "walks", "shards", "windows"), "device": ("auto", "cpu", "cuda"),
 }  # fmt: skip
 RANGES = {  # least, most, unit of each number; a whole one where the least is
@@ -89,9 +89,8 @@ class Config:
         """The preset's settings with changes; a change of None or "" keeps the preset's value. Raises ConfigError."""
         if preset not in PRESETS:
             raise ConfigError(f"Preset {preset!r} does not exist; choose one of {', '.join(PRESETS)}.")
-        fields = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(changes) - fields):
-            raise ConfigError(f"Setting {unknown[0]!r} does not exist; there are {', '.join(sorted(fields))}.")
+        if unknown := sorted(set(changes) - set(cls.__annotations__)):
+            raise ConfigError(f"Setting {unknown[0]!r} does not exist; there are {', '.join(sorted(cls.__annotations__))}.")
         settings = {"preset": preset, "out": str(ROOT / "runs" / preset), **PRESETS[preset]}
         if changes.get("optimizer") in RATES:
             settings["learning_rate"] = RATES[changes["optimizer"]]
@@ -112,8 +111,7 @@ class Config:
         for name in ("first_year", "last_year", "heldout_after"):
             value = getattr(self, name)
             self._require(value is None or (isinstance(value, int) and 1000 <= value <= 3000), name, "a year")
-        for_kernels = self.engine != "kernel" or self.optimizer in KERNEL_OPTIMIZERS
-        self._require(for_kernels, "engine", f"'torch' or 'auto' for optimizer {self.optimizer}")
+        self._require(self.engine != "kernel" or self.optimizer not in RATES, "engine", f"'torch' or 'auto' for optimizer {self.optimizer}")
         weights = all(isinstance(weight, (int, float)) and 0 <= weight < 1e6 for weight in self.warm_start or ())
         self._require(weights, "warm_start", "weights of 0 or more")
 

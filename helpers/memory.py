@@ -3,9 +3,9 @@
 import dataclasses
 import re
 import shutil
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def available_ram() -> int:
             if (folder / limit).exists() and (text := (folder / limit).read_text().strip()).isdecimal():
                 cache = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
                 free.append(int(text) - int((folder / usage).read_text()) + sum(map(int, cache)))  # files in memory give way
-    return max(min(free), 0) if free else 8 << 30  # an unknown system: assume a small one
+    return max(min(free, default=8 << 30), 0)  # an unknown system: assume a small one
 
 
 def available_gpu(most: float = 0) -> int:
@@ -90,15 +90,8 @@ def hot_rows(N: int, row_bytes: int, gpu: int) -> dict[str, int]:
     return {"target": min(N, max(fit - N, 0)), "context": min(N, fit)}
 
 
-class Item(NamedTuple):
-    """A line of the plan: what takes how many bytes where, and how long."""
-
-    what: str
-    where: str
-    rows: int
-    bytes: int
-    seconds: float = 0
-    phase: str = ""  # start or train: when the bytes are taken; "" = always
+# A line of the plan; phase: start or train, when the bytes are taken; "" = always
+Item = namedtuple("Item", ["what", "where", "rows", "bytes", "seconds", "phase"], defaults=[0, ""])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +109,7 @@ class Training:
     on_disk: bool | None = None  # targets in a file; None: where they must be
 
     def items(self, rate: float = np.inf) -> list[Item]:
-        """The plan, line by line; rate: pairs trained a second, as training/loop.py measures it."""
+        """The plan: what takes how many bytes where, always or in one phase, and how long; rate: pairs trained a second, as measured."""
         N, table, columns = self.N, self.N * self.D * self.value_bytes, min(self.D, START_COLUMNS)
         checkpoint = checkpoint_bytes(N, self.D, self.value_bytes, self.state_bytes)
         row, libraries = self.D * self.value_bytes + self.state_bytes, TRAINING_BYTES + (CUDA_BYTES if self.gpu else 0)
@@ -135,9 +128,7 @@ class Training:
         ]
         hot = hot_rows(N, row, self.gpu).items()
         items += [Item(f"the hottest {name} rows, as they are trained", "GPU memory", rows, rows * row) for name, rows in hot if rows]
-        if self.on_disk:
-            items += [Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")]
-        return items
+        return items + ([Item("columns of the warm start, until they are rows", "disk", N, table, phase="start")] if self.on_disk else [])
 
     def needs(self, where: str) -> int:
         """Bytes of RAM or disk at the peak. What is mapped from files is not counted as RAM: it gives way where memory gets narrow."""
@@ -154,19 +145,18 @@ class Training:
         def fits(**change) -> bool:
             return dataclasses.replace(plan, **change).needs("RAM") <= ram
 
-        changes = [("row_type = 'bfloat16'", self.value_bytes > 2 and fits(value_bytes=2)), ("tables_on_disk = None", fits(on_disk=True))]
-        dimensions = next((D for D in range(self.D - 1 - (self.D - 1) % 4, 0, -4) if fits(D=D)), 0)
-        changes.append((f"dimensions = {dimensions}", dimensions))
-        advice = " or ".join(change for change, fit in changes if fit) or "keep fewer papers (FILTERS in notebook 01)"
+        D = next((D for D in range(self.D // 4 * 4, 0, -4) if fits(D=D)), 0)
+        changes = {"row_type = 'bfloat16'": fits(value_bytes=2), "tables_on_disk = None": fits(on_disk=True), f"dimensions = {D}": D}
+        advice = " or ".join(change for change, fit in changes.items() if fit) or "keep fewer papers (FILTERS in notebook 01)"
         needed = f"{self.N:,} papers x {self.D} need {plan.needs('RAM') / 1e9:.1f} GB of RAM"
         raise ConfigError(f"{needed}, but {ram / 1e9:.1f} GB are available; {advice} would fit.")
 
 
 def training_needs(plan: Training, rate: float = np.inf, there: int = 0) -> dict:
     """What notebook 03 needs; there: bytes of checkpoints that are on the disk already."""
-    disk, one = plan.needs("disk"), checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes)
+    disk = plan.needs("disk") - min(there, 2 * checkpoint_bytes(plan.N, plan.D, plan.value_bytes, plan.state_bytes))
     seconds = sum(item.seconds for item in plan.items(rate))
-    return {"ram": plan.needs("RAM"), "disk": max(disk - there, disk - 2 * one), "seconds": seconds, "advice": "take fewer DIMENSIONS"}
+    return {"ram": plan.needs("RAM"), "disk": disk, "seconds": seconds, "advice": "take fewer DIMENSIONS"}
 
 
 def _in_minutes(seconds: float) -> str:
@@ -197,7 +187,7 @@ def looking_needs(N: int, D: int) -> dict:
 
 def in_words(count: int) -> str:
     """Bytes in words: 3.1 kB, 4.7 MB, 1.2 GB."""
-    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size / 10), ("kB", 1e3))
+    unit, size = ("GB", 1e9) if count >= 1e8 else ("MB", 1e6) if count >= 1e5 else ("kB", 1e3)
     return f"{count / size:.1f} {unit}"
 
 
