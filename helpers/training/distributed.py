@@ -252,8 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
             torch.cuda.set_device(device)
         timeout, again = datetime.timedelta(seconds=given.timeout), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store, number, size = next(dist.rendezvous("env://", timeout=timeout))
-        store = dist.PrefixStore(again, store)  # after a restart the store still has the addresses of those that died
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", None, timeout, size, number, store)
+        # of this try alone: after a restart the store still has the addresses of those that died
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", None, timeout, size, number, dist.PrefixStore(again, store))
         train(config, pairs, given.replicas, given.average_every, device)
         dist.destroy_process_group()
         return 0
