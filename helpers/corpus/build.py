@@ -88,9 +88,8 @@ def open_corpus(config: Config, columns: list[str] | None = None) -> tuple[pa.Ta
     """(papers, or some columns, citations_indptr int64 (N+1,), citations int32 (E,), memory-mapped, report) of a corpus; ArtefactError."""
     folder = config.folder("corpus")
     report = read_json(folder / "report.json", NOTEBOOK)
-    indptr = map_array(folder / "citations_indptr.npy", NOTEBOOK)
-    papers = pa.parquet.read_table(folder / "papers.parquet", columns=columns)
-    return papers, indptr, map_array(folder / "citations.npy", NOTEBOOK), report
+    citations_csr = (map_array(folder / f"{name}.npy", NOTEBOOK) for name in ("citations_indptr", "citations"))
+    return pa.parquet.read_table(folder / "papers.parquet", columns=columns), *citations_csr, report
 
 
 def older_run(config: Config) -> Config:

@@ -73,8 +73,10 @@ def download(shard: Shard, folder: Path, on_bytes=lambda count: None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not whole.exists():
-            fetch = _from_drive if shard.url.startswith("drive:") else _from_address
-            algorithm, _, expected = (fetch(shard, part, on_bytes) or shard.checksum).partition(":")
+            if of_drive := shard.url.startswith("drive:"):
+                from_drive("download", shard, DumpError, id=shard.url[6:], output=str(part))
+                on_bytes(part.stat().st_size)
+            algorithm, _, expected = (shard.checksum if of_drive else _from_address(shard, part, on_bytes)).partition(":")
             with open(part, "rb") as file:
                 page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)\b", file.peek(), re.I)
                 if page or (expected and hashlib.file_digest(file, algorithm).hexdigest() != expected):
@@ -100,11 +102,6 @@ def from_drive(download: str, what, refused: type[UserError], **asked) -> None:
         often = re.search("many.*(users|accesses)", reason, re.I)
         todo = "add a copy to your own Drive" if often else "check that it is shared with «anyone with the link»"
         raise refused(f"{what} could not be downloaded ({reason}): {todo}, then run this again.") from None
-
-
-def _from_drive(shard: Shard, part: Path, on_bytes) -> None:
-    from_drive("download", shard, DumpError, id=shard.url[6:], output=str(part))
-    on_bytes(part.stat().st_size)
 
 
 def _from_address(shard: Shard, part: Path, on_bytes) -> str:

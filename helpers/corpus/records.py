@@ -14,7 +14,7 @@ BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of an id at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
-BARE = {  # what may stand around an identifier, which is lost, and the form of what is left
+BARE = {  # what may stand around an identifier, which is lost, and the form of what is left, in lower case; others become null
     "doi": (r"^(https?://(dx\.)?doi\.org/|doi: ?)", r"^10\.[^/]+/."),
     "pmid": (r"^.*[/:] ?\b|(v\d+|\.0|/)$", r"^[1-9][0-9]*$"),
 }
@@ -99,8 +99,10 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
     if schema is PAPERS and isinstance(years := columns[2], list):
         columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else _year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
-    for name in BARE if schema is PAPERS else ():
-        batch = batch.set_column(PAPERS.names.index(name), PAPERS.field(name), _bare(batch[name], *BARE[name]))
+    for name, (around, form) in BARE.items() if schema is PAPERS else ():
+        ids = pc.replace_substring_regex(pc.ascii_lower(batch[name]), around, "")
+        ids = pc.if_else(pc.match_substring_regex(ids, form), ids, None)
+        batch = batch.set_column(PAPERS.names.index(name), PAPERS.field(name), ids)
     for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
     ids = [pc.not_equal(pc.utf8_trim(column.fill_null(""), SPACES), "") for column in batch.columns[: 1 if schema is PAPERS else 2]]
@@ -109,15 +111,6 @@ def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[
         report.drop(schema, no_id, place(i))
     report.count(schema, whole.true_count)
     return batch if whole.true_count == len(whole) else batch.filter(whole)
-
-
-def _bare(ids: pa.Array, around: str, form: str) -> pa.Array:
-    # Identifiers in lower case without what stands around them, null where they are none
-    ids = pc.ascii_lower(ids)
-    if pc.match_substring_regex(ids, form).true_count < len(ids) - ids.null_count:
-        ids = pc.replace_substring_regex(ids, around, "")
-        ids = pc.if_else(pc.match_substring_regex(ids, form), ids, None)
-    return ids
 
 
 def array_of(values, kind: pa.DataType) -> pa.Array:

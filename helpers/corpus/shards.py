@@ -34,7 +34,6 @@ VERSION = 5  # of what a shard holds: another one is read again
 READING_SETTINGS = ("subset", "field", "first_year", "last_year")
 WORTH_A_PROCESS = 20_000_000  # bytes of dump below which a process would start for longer than it reads
 MANIFEST = "report.json"
-DOWNLOADS = "downloads"
 MOST_SEEN = 1 << 20  # names known to be written already: memory stays bounded, and a name may be written again
 
 
@@ -50,7 +49,7 @@ def read_shards(config: Config) -> tuple[list[Path], Report]:
     facts = (json.dumps([VERSION, str(file), *file[2:], settings]) for file in files)
     shards = [folder / f"{i:05d}-{hashlib.sha256(known.encode()).hexdigest()[:16]}" for i, known in enumerate(facts)]
     if folder.exists():
-        discard(set(folder.iterdir()) - {*shards, folder / DOWNLOADS})
+        discard(set(folder.iterdir()) - {*shards, folder / "downloads"})
     todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not (shard / MANIFEST).exists()]
     if len(todo) < len(files):
         print(f"{len(files) - len(todo)} of {len(files)} files were read before and are not read again", flush=True)
@@ -107,7 +106,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_by
     # settings: READING_SETTINGS; on_bytes: progress
     report, files, path = Report(), [file], None
     if isinstance(file, Shard):
-        path = download(file, shard.parent / DOWNLOADS, on_bytes)
+        path = download(file, shard.parent / "downloads", on_bytes)
         files, on_bytes = dumps.files_of((str(path),)), lambda count: None
     with new_folder(shard) as folder, contextlib.ExitStack() as stack:
         gc.disable()  # records are many small objects without cycles: looking for those took a quarter of the time

@@ -21,19 +21,11 @@ COLUMNS = {name: (name,) for name in ("citing", "title", "year", "fields", "doi"
 COLUMNS |= {"cited": ("cited", "referenced"), "paper_id": ("paper_id", "id", "pmid"), "venue": ("venue", "journal")}
 BLOCK = 1 << 22  # bytes of a CSV parsed at a time; no row may be longer
 MOST_ENDS = {"title": 20, "venue": 20}  # ends of lines within a value: more are what a lost quotation mark takes along
+# Arrow hands malformed rows over as text, and fails where that is no UTF-8: so it is decoded before
 SUBSTITUTE = "\x1a"  # ASCII's own sign for a character that is none, which stands for bytes that are no UTF-8 where MARKED is decoded
 MARKED = codecs.CodecInfo(None, None, incrementaldecoder=lambda: codecs.getincrementaldecoder("utf-8")("substitute"), name="utf_8_marked")
 codecs.register_error("substitute", lambda error: (SUBSTITUTE, error.end))
 codecs.register(lambda name: MARKED if name == MARKED.name else None)
-
-
-def _columns_of(header: list[str]) -> dict[str, str]:
-    # which column of a table holds what, for an edge list or a papers table; {} where the header is of neither
-    spelled = {column.strip().lower(): column for column in reversed(header)}
-    found = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
-    if {"citing", "cited"} <= set(found):
-        return {name: found[name] for name in CITATIONS.names}
-    return {name: found[name] for name in found if name in PAPERS.names} if {"paper_id", "title"} <= set(found) else {}
 
 
 class Table:
@@ -42,14 +34,17 @@ class Table:
     def __init__(self, file, header: str | None = None):
         self.delimiter = next((mark for mark in "\t;" if mark in header), ",") if header is not None else None
         names = next(csv.reader([header], delimiter=self.delimiter)) if self.delimiter else pa.parquet.read_schema(file.path).names
-        self.file, self.names, self.columns = file, names, _columns_of(names)
-        if not self.columns:
+        spelled = {column.strip().lower(): column for column in reversed(names)}
+        holds = {name: spelled[column] for name, aliases in COLUMNS.items() for column in reversed(aliases) if column in spelled}
+        self.SCHEMA = CITATIONS if {"citing", "cited"} <= set(holds) else PAPERS
+        self.columns = {name: holds[name] for name in self.SCHEMA.names if name in holds}  # which column of the table holds what
+        self.file, self.names = file, names
+        if self.SCHEMA is PAPERS and not {"paper_id", "title"} <= set(holds):
             found = in_a_line(", ".join(name[:30] for name in names[:8]))
             expected = "expected the columns citing,cited (or citing,referenced), or paper_id,title,year"
             raise DumpError(f"{file} is no citation dump of a known format: {expected}; found {found}.")
         if doubled := [column for column in self.columns.values() if names.count(column) > 1]:
             raise DumpError(f"{file} has more than one column {doubled[0]!r}; rename the others.")
-        self.SCHEMA = CITATIONS if "cited" in self.columns else PAPERS
 
     def batches(self, stream, report: Report) -> Iterator[pa.RecordBatch]:
         """Batches of CITATIONS or PAPERS from the file's bytes."""
