@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {name: value for name, value in vars(given).items() if value is not None and name != "command"}
         config = Config.of_preset(**{name: value for name, value in settings.items() if name != "drive_folder"})
         files_of(config.dumps)  # a path that is not there is told at once
-        places = {"dumps": list(config.dumps), "extends": config.extends, "out": config.out}  # in full: a notebook runs elsewhere
-        _run(config, settings | places)
+        # what names a place, in full: a notebook runs elsewhere
+        _run(config, settings | {"dumps": list(config.dumps), "extends": config.extends, "out": config.out})
         return 0
     except UserError as error:
         print(f"python -m helpers: {error}", file=sys.stderr)

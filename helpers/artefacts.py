@@ -116,7 +116,8 @@ def finished(folder: Path, facts: dict | None = None, verify: bool = True) -> bo
     return False
 
 
-def _read(path: Path, made_by: str, read: Callable):
+def read_artefact(path: Path, made_by: str, read: Callable):
+    """What `read` makes of a file; raises ArtefactError, naming what makes that file, where it is missing or damaged."""
     try:
         return read(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -125,14 +126,8 @@ def _read(path: Path, made_by: str, read: Callable):
         raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
 
 
-def read_json(path: Path, made_by: str) -> dict:
-    """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    return _read(path, made_by, lambda path: json.loads(path.read_text(encoding="utf-8")))
-
-
-def map_array(path: Path, made_by: str) -> np.ndarray:
-    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
-    return _read(path, made_by, lambda path: np.load(path, mmap_mode="r"))
+read_json = partial(read_artefact, read=lambda path: json.loads(path.read_text(encoding="utf-8")))
+map_array = partial(read_artefact, read=partial(np.load, mmap_mode="r"))  # of a `.npy` file, memory-mapped read-only
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -115,15 +115,6 @@ def _write_projector(folder: Path, tables: dict[str, np.ndarray], papers: pa.Tab
     return len(rows)
 
 
-class _Form(NamedTuple):
-    # One form: how to write it, how large it will be, and what reading it back gives
-
-    # (folder, {"target": (N, D), "context": (N, D)}, papers) -> how many rows were written, None for all
-    write: Callable[[Path, dict[str, np.ndarray], pa.Table], int | None]
-    bytes: Callable[[int, int], int]  # (N, D) -> bytes of both tables, about
-    read_back: Callable[[np.ndarray], np.ndarray]  # float32 (n, D) -> what a reader of this form gets
-
-
 def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: pa.Table, facts: dict) -> None:
     """Write `folder`, unless it holds them: tables in a form, papers.parquet (not the projector's), and a manifest; ArtefactError."""
     # facts: for the manifest, beside form and shape
@@ -137,6 +128,9 @@ def write_form(folder: Path, form: str, tables: dict[str, np.ndarray], papers: p
         write_manifest(new, **{**facts, "form": form, "shape": [rows, tables["target"].shape[1]]})
 
 
+# One form: how to write it, (folder, {"target": (N, D), "context": (N, D)}, papers) -> how many rows were written, None for all; how large
+# it will be, (N, D) -> bytes of both tables, about; and float32 (n, D) -> what a reader of this form gets
+_Form = namedtuple("_Form", ["write", "bytes", "read_back"])
 FORMS: dict[str, _Form] = {
     "npy_float16": _Form(_write_npy, lambda N, D: 4 * N * D, np.float16),
     "npy_float32": _Form(lambda *of: _write_npy(*of, np.float32), lambda N, D: 8 * N * D, np.float32),
@@ -181,8 +175,7 @@ def with_rows(papers: pa.Table) -> pa.Table:
 def open_embeddings(folder: Path) -> tuple[pa.Table, np.ndarray, np.ndarray, dict]:
     """(papers, target, context, manifest) of a finished folder of .npy or int8 form, the vectors memory-mapped; raises ArtefactError."""
     manifest = read_manifest(folder, NOTEBOOK)
-    form = manifest.get("form")
-    if form not in ("npy_float16", "npy_float32", "int8"):
+    if (form := manifest.get("form")) not in ("npy_float16", "npy_float32", "int8"):
         raise ArtefactError(f"{folder} holds the form {form!r}; open the folder of form npy_float16, npy_float32 or int8 instead.")
     parts = ("_int8", "_scales") if form == "int8" else ("",)
     arrays = [[map_array(folder / f"{name}{part}.npy", NOTEBOOK) for part in parts] for name in ("target", "context")]

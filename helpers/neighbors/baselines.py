@@ -21,9 +21,8 @@ Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # (queries (
 def baselines(pairs: Pairs, citations: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0) -> Scores:
     """Scores of pairs of papers: random, popularity, common neighbours, Adamic-Adar, co-citation kNN, SVD of SPPMI.
 
-    citations: (indptr int64 (N+1,), cited int32 (E,)), for co-citation, without those held out; of more than SVD_PAPERS papers there is no
-    SVD. Adamic-Adar (2003): shared neighbours w, each 1 / ln degree(w). Co-citation kNN: the sum, over the query's references r, of
-    co-cited(r, paper) / sqrt(cited(r) cited(paper))."""
+    citations: (indptr int64 (N+1,), cited int32 (E,)), for co-citation, less those held out. Adamic-Adar (2003): 1 / ln degree(w), over
+    shared neighbours w. Co-citation kNN: co-cited(r, paper) / sqrt(cited(r) cited(paper)), over the query's references r."""
     N, generator, degree = pairs.papers, np.random.default_rng(seed), np.diff(pairs.indptr)
     around, rare = _graph(pairs.indptr, pairs.contexts), 1 / np.log(np.maximum(degree, 2)).astype(np.float32)
     tables = factorised(pairs, min(128, N)) if N <= SVD_PAPERS else ()

@@ -17,6 +17,7 @@ from helpers.errors import UserError
 from helpers.neighbors.baselines import Scores, baselines, pip_loss
 from helpers.neighbors.search import CHUNK_VALUES, SIMILARITIES, nearest, normalised, tables_of
 from helpers.pairs.build import Pairs
+from helpers.rows.files import pieces
 
 CANDIDATES = 1000
 MOST_QUERIES = 5000  # a split: more would narrow the interval by little and take minutes
@@ -50,10 +51,8 @@ class Questions:
 
     def ranks(self, scores: Scores, values_per_paper: int = 1) -> dict[str, np.ndarray]:
         """The answers' ranks by each score, float64 (n,), from 1; `values_per_paper` bounds the memory of a chunk."""
-        step = max(1, CHUNK_VALUES // ((CANDIDATES + 1) * values_per_paper))
         ranks = {}
-        for first in range(0, len(self.queries), step):
-            chunk = slice(first, first + step)
+        for chunk in pieces(len(self.queries), max(1, CHUNK_VALUES // ((CANDIDATES + 1) * values_per_paper))):
             papers = np.concatenate([self.answers[chunk, None], self.candidates[chunk]], axis=1)
             for name, of_papers in scores(self.queries[chunk], papers).items():
                 candidates, answers = np.where(self.excluded[chunk], -np.inf, of_papers[:, 1:]), of_papers[:, :1]
@@ -139,12 +138,11 @@ def labels_of(papers: pa.Table, fewest: int = FEWEST) -> tuple[np.ndarray, list[
     labels = np.full(len(papers), -1)
     if "fields" not in papers.column_names:
         return labels, []
-    lists = papers["fields"].combine_chunks()
-    holders, first = np.unique(pc.list_parent_indices(lists).to_numpy(), return_index=True)
-    encoded = pc.list_flatten(lists).take(pa.array(first)).dictionary_encode()
+    first = pc.list_slice(papers["fields"].combine_chunks(), 0, 1)
+    encoded = pc.list_flatten(first).dictionary_encode()
     codes, counts = encoded.indices.to_numpy(), np.bincount(encoded.indices, minlength=len(encoded.dictionary))
     order = np.argsort(-counts, kind="stable")
-    labels[holders] = np.where(counts >= fewest, np.argsort(order), -1)[codes]
+    labels[pc.list_parent_indices(first).to_numpy()] = np.where(counts >= fewest, np.argsort(order), -1)[codes]
     return labels, encoded.dictionary.take(order[: (counts >= fewest).sum()]).to_pylist()
 
 

@@ -1,5 +1,6 @@
 """To explore papers: maps of them, topics named by words of titles, a page to look around in, and what readers said of answers."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -125,13 +126,11 @@ def _in_script(value) -> str:
 
 def read_judgements(path: Path) -> pd.DataFrame:
     """The judgements of a file, COLUMNS, with good "1" or "0"; none where there is no file; raises ArtefactError for another file."""
-    try:
+    with contextlib.suppress(ValueError):
         table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=COLUMNS)
-    except ValueError:
-        table = pd.DataFrame()
-    if list(table.columns) != COLUMNS or not table["good"].isin(["0", "1"]).all():
-        raise ArtefactError(f"{path} is no table of judgements (columns {', '.join(COLUMNS)}, good 1 or 0); mend it, or move it away.")
-    return table
+        if list(table.columns) == COLUMNS and table["good"].isin(["0", "1"]).all():
+            return table
+    raise ArtefactError(f"{path} is no table of judgements (columns {', '.join(COLUMNS)}, good 1 or 0); mend it, or move it away.")
 
 
 def judge(path: Path, asked: list[str], answers: pd.DataFrame, good: str, bad: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from helpers.corpus.build import FEW_CITATIONS
 from helpers.errors import UserError
-from helpers.rows.files import ReadThrough
+from helpers.rows.files import ReadThrough, pieces
 
 CHUNK_VALUES = 1 << 24  # of rows compared at a time: 64 MB as float32
 COSINE = "target-target cosine, centred"  # without what all rows share: finds more than the plain one (tests/benchmarks/RESULTS.md)
@@ -130,19 +130,18 @@ def top_k(parts, k: int, cosine: bool, allowed=None, own=None) -> tuple[np.ndarr
     device = "cuda" if torch.cuda.is_available() else "cpu"
     queries = [torch.from_numpy(normalised(of_part) if cosine else np.asarray(of_part, np.float32)).to(device) for of_part, _ in parts]
     best, scores_of_best = (torch.empty(len(queries[0]), 0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
-    step = max(1, CHUNK_VALUES // D)
-    for first in range(0, N, step):
-        last, scores = min(first + step, N), 0
+    for chunk in pieces(N, max(1, CHUNK_VALUES // D)):
+        scores = 0
         for of_part, (_, vectors) in zip(queries, parts, strict=True):
-            rows = torch.from_numpy(np.require(vectors[first:last], requirements="CW")).to(device).float()
+            rows = torch.from_numpy(np.require(vectors[chunk], requirements="CW")).to(device).float()
             part = of_part @ rows.T
             scores = scores + (part / torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12) if cosine else part)
-        scores[:, torch.from_numpy(~allowed[first:last]).to(device)] = -torch.inf
+        scores[:, torch.from_numpy(~allowed[chunk]).to(device)] = -torch.inf
         if own is not None:
-            mine = np.flatnonzero((first <= own) & (own < last))
-            scores[mine, own[mine] - first] = -torch.inf
-        top, places = scores.topk(min(k, last - first))
-        scores_of_best, best = torch.cat([scores_of_best, top], dim=1), torch.cat([best, places + first], dim=1)
+            mine = np.flatnonzero((chunk.start <= own) & (own < chunk.stop))
+            scores[mine, own[mine] - chunk.start] = -torch.inf
+        top, places = scores.topk(min(k, scores.shape[1]))
+        scores_of_best, best = torch.cat([scores_of_best, top], dim=1), torch.cat([best, places + chunk.start], dim=1)
         scores_of_best, places = scores_of_best.topk(min(k, scores_of_best.shape[1]))
         best = best.gather(1, places)
     if torch.isnan(scores_of_best).any():  # it counts as the highest
