@@ -116,8 +116,7 @@ def finished(folder: Path, facts: dict | None = None, verify: bool = True) -> bo
     return False
 
 
-def read_artefact(path: Path, made_by: str, read: Callable):
-    """What `read` makes of a file; raises ArtefactError, naming what makes that file, where it is missing or damaged."""
+def _read(path: Path, made_by: str, read: Callable):
     try:
         return read(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -126,8 +125,14 @@ def read_artefact(path: Path, made_by: str, read: Callable):
         raise ArtefactError(f"{path} is damaged; run {made_by} again.") from None
 
 
-read_json = partial(read_artefact, read=lambda path: json.loads(path.read_text(encoding="utf-8")))
-map_array = partial(read_artefact, read=partial(np.load, mmap_mode="r"))  # of a `.npy` file, memory-mapped read-only
+def read_json(path: Path, made_by: str) -> dict:
+    """A JSON artefact; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    return _read(path, made_by, lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+
+def map_array(path: Path, made_by: str) -> np.ndarray:
+    """A `.npy` file, memory-mapped read-only; raises ArtefactError, naming what makes it, where it is missing or damaged."""
+    return _read(path, made_by, lambda path: np.load(path, mmap_mode="r"))
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:

@@ -205,3 +205,12 @@ def test_rows_of_files_are_read_ahead_part_by_part(tmp_path, monkeypatch):
     found = Float32Rows(files.RowFiles(tmp_path, "target"))[np.array([999, 0, 200, 199, 0])]
     assert asked == [(200, [0, 199]), (200, [0]), (200, []), (200, []), (200, [199])]
     assert np.array_equal(found, to_float32(stored[[999, 0, 200, 199, 0]]))
+
+
+def test_rows_of_a_mapped_table_are_read_ahead_where_they_are_to_be(monkeypatch):
+    stored, ids, asked = np.arange(10_000, dtype=np.uint16).reshape(1000, 10), np.array([[999, 0], [200, 0]]), []
+    monkeypatch.setattr(files, "read_ahead", lambda table, rows: asked.append(rows.tolist()))
+    expected = to_float32(stored[ids])
+    assert np.array_equal(Float32Rows(stored)[ids], expected) and not asked
+    assert np.array_equal(Float32Rows(stored, ahead=True)[ids], expected) and asked == [[0, 200, 999]]
+    assert np.array_equal(Float32Rows(stored, ahead=True)[3:5], to_float32(stored[3:5])) and len(asked) == 1

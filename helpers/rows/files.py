@@ -50,13 +50,17 @@ class ReadThrough:
 
     dtype = np.dtype(np.float32)  # whatever they are stored as
 
-    def __init__(self, convert: Callable, *tables: np.ndarray):
-        self._convert, self._tables, self.shape = convert, tables, tables[0].shape
+    def __init__(self, convert: Callable, *tables: np.ndarray, ahead: bool | None = False):
+        # ahead: rows that are asked for by an array of ids are read from the disk at once, not one by one
+        self._convert, self._tables, self._ahead, self.shape = convert, tables, ahead, tables[0].shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows) -> np.ndarray:
+        if self._ahead and isinstance(rows, np.ndarray):
+            for table in self._tables:
+                read_ahead(table, np.unique(rows))
         return self._convert(*(np.asarray(table[rows]) for table in self._tables))
 
 

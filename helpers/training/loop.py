@@ -145,7 +145,8 @@ def rate_of(config: Config, pairs_done: int, total: int) -> float:
 
 def _scores(evaluate: Evaluate, engine) -> dict:
     engine.flush()
-    return (evaluate and evaluate(*(Float32Rows(as_stored(rows)) for rows in (engine.target, engine.context)))) or {}
+    tables = (Float32Rows(as_stored(rows), ahead=engine.config.tables_on_disk) for rows in (engine.target, engine.context))
+    return (evaluate and evaluate(*tables)) or {}
 
 
 def log_row(epoch, block, pairs, seconds, pairs_per_s, learning_rate, loss, engine) -> dict:
