@@ -301,6 +301,14 @@ def test_a_corpus_that_is_not_there_is_named_with_its_notebook(config):
         open_corpus(config(dumps=["/nowhere"]))
 
 
+def test_shards_that_a_killed_process_left_behind_a_whole_corpus_go(config, dump):
+    c = config(dumps=[dump("edges.csv", "citing,cited", "1,2", "2,3")])
+    made = build_corpus(c)
+    (c.folder("shards") / "00000-0").mkdir(parents=True)
+    (c.folder("shards") / "00000-0" / "report.json").write_text("{}")
+    assert build_corpus(c) == made and not c.folder("shards").exists()
+
+
 def test_a_finished_corpus_stays_until_its_files_or_settings_change(config, dump, capsys):
     edges = dump("edges.csv", "citing,cited", "a,b", "b,c", "c,a", "d,a")
     c = config(dumps=[edges])

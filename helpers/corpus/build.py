@@ -30,11 +30,10 @@ STORED = pa.schema([*KEPT, ("degree", pa.int32()), ("has_record", pa.bool_()), (
 def build_corpus(config: Config) -> dict:
     """Make `out/corpus/` of `config.dumps`; returns its report. Raises DumpError where a dump cannot be read or no citation is left."""
     sources, known = known_corpus(config)
-    if known:
-        return known
-    counts = combine(config, *read_shards(config), sources)
-    discard(config.folder("shards").iterdir())
-    shutil.rmtree(config.folder("shards"))
+    counts = known or combine(config, *read_shards(config), sources)
+    if config.folder("shards").exists():  # also of a process that was killed when the corpus was whole
+        discard(config.folder("shards").iterdir())
+        shutil.rmtree(config.folder("shards"))
     return counts
 
 
