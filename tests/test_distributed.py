@@ -184,6 +184,10 @@ def test_what_is_missing_or_of_another_version_is_told_in_a_sentence(run_folder,
         monkeypatch.delenv(name, raising=False)
     assert distributed.main(["--out", str(run_folder)]) == 2
     assert "Ranks are started by torchrun" in capsys.readouterr().err
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert distributed.main(["--out", str(run_folder), "--average-every", "8"]) == 2
+    assert "--average-every is for replicas" in capsys.readouterr().err and not (run_folder / "distributed").exists()
 
 
 @needs_torchrec

@@ -146,6 +146,7 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
     dist.all_gather_object(everyone, facts | {"replicas": replicas, "epochs": config.epochs})
     for other, theirs in enumerate(everyone):
         if differs := differences(everyone[0], theirs):
+            dist.barrier()  # so that none is gone before all know it
             raise ConfigError(f"Rank {other} was not started as rank 0 was ({'; '.join(differs)}): give all the same settings.")
     source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
     model = _Replicas(N, D, device, every) if replicas else _Sharded(N, D, device)
@@ -243,6 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if ranks == "none":
             raise ConfigError("Ranks are started by torchrun: `torchrun --nproc-per-node 2 -m helpers.training.distributed --out RUN`.")
+        if given.average_every and not given.replicas:
+            raise ConfigError("--average-every is for replicas, which can train alone: give --replicas, too, or leave it out.")
         config = Config.of_preset(given.preset, out=given.out, row_type="float32", **{name: vars(given)[name] for name in RANGES})
         on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         on_gpu = on_gpu and (given.replicas or torch.cuda.get_device_capability()[0] >= 8)  # FBGEMM's oldest: Ampere
