@@ -61,7 +61,8 @@ def _control_groups() -> Iterator[Path]:
 
 def reading_needs(files: list) -> dict:
     """What notebook 01 needs to read some files (corpus.dumps.DumpFile), from their sizes; memory follows the papers, not the citations."""
-    ram, disk, seconds = sum(file.size * np.array(READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files)
+    parts = [file.size * np.array(READING[file.path.suffix in (".gz", ".zip", ".parquet")]) for file in files]
+    ram, disk, seconds = sum(parts, np.zeros(3))  # of what is remote nothing is known yet
     advice = "read a part of the dump, or choose a runtime with more of it"
     return {"ram": WORK_BYTES + int(ram), "disk": int(disk), "seconds": 5 + float(seconds), "advice": advice}
 

@@ -15,6 +15,7 @@ import pytest
 
 from helpers.config import ROOT, Config
 from helpers.corpus.build import build_corpus
+from helpers.corpus.text import build_vocabulary
 from helpers.errors import ConfigError
 from helpers.pairs.build import Pairs, build_pairs
 from helpers.training import distributed
@@ -112,6 +113,18 @@ def test_replicas_that_train_alone_stay_near_joint_steps(run_folder):
         moved = (now - start_row).ravel() @ (then - start_row).ravel()
         assert moved / np.linalg.norm(now - start_row) / np.linalg.norm(then - start_row) > 0.8
     assert largest_difference(alone, joint) > 1e-4
+
+
+def test_ranks_train_the_windows_of_a_text(tmp_path):
+    """Which lie in the run's own corpus; what is recorded is the optimiser that trained."""
+    words = np.random.default_rng(0).integers(0, 30, 6000)
+    (tmp_path / "text.txt").write_text(" ".join("word" + chr(97 + word // 26) + chr(97 + word % 26) for word in words))
+    config = Config.of_preset("words", dumps=[tmp_path / "text.txt"], out=tmp_path / "run", heldout=0.01, subsample=0)
+    build_vocabulary(config)
+    build_pairs(config)
+    real.trained(tmp_path / "run", 1, "--preset", "words", "--dimensions", "8", "--epochs", "1", "--subsample", "0", "--replicas")
+    opened = trained_checkpoint(dataclasses.replace(config, out=str(tmp_path / "run" / "distributed")), Pairs(config).fingerprint)
+    assert opened.epoch == 1 and opened.target.shape == (30, 8) and opened.settings["optimizer"] == "rowwise_adagrad"
 
 
 def test_a_killed_rank_brings_the_group_back_from_its_last_checkpoint(run_folder, tmp_path):

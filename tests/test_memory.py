@@ -138,6 +138,11 @@ def test_every_stage_needs_more_for_more(tmp_path):
         assert all(less[name] < more[name] for name in ("ram", "disk", "seconds"))
 
 
+def test_what_is_remote_needs_nothing_that_is_known_yet():
+    needs = reading_needs(files_of(("s2:papers", "https://example.org/dump.jsonl.gz")))
+    assert needs["disk"] == 0 and needs["seconds"] == 5 and needs["ram"] == memory.WORK_BYTES
+
+
 def test_checkpoints_that_are_there_already_need_no_more_room():
     plan, each = Training(1000, 10_000, 64), memory.checkpoint_bytes(1000, 64)
     assert [training_needs(plan, there=there)["disk"] for there in (0, 2 * each, 5 * each)] == [3 * each, each, each]

@@ -148,7 +148,8 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
         if differs := differences(everyone[0], theirs):
             dist.barrier()  # so that none is gone before all know it
             raise ConfigError(f"Rank {other} was not started as rank 0 was ({'; '.join(differs)}): give all the same settings.")
-    source = pair_source(config, pairs.indptr, pairs.contexts, pairs.fingerprint)
+    of_run = dataclasses.replace(config, out=str(Path(config.out).parent))  # where texts or pair shards are
+    source = pair_source(of_run, pairs.indptr, pairs.contexts, pairs.fingerprint)
     model = _Replicas(N, D, device, every) if replicas else _Sharded(N, D, device)
     (path, log), total = _start(config, pairs, model, facts), config.epochs * source.pairs
     size, saved, S = max(1, batch_size(config, source.pairs) // R), time.monotonic(), config.shared_negatives
@@ -246,7 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError("Ranks are started by torchrun: `torchrun --nproc-per-node 2 -m helpers.training.distributed --out RUN`.")
         if given.average_every and not given.replicas:
             raise ConfigError("--average-every is for replicas, which can train alone: give --replicas, too, or leave it out.")
-        config = Config.of_preset(given.preset, out=given.out, row_type="float32", **{name: vars(given)[name] for name in RANGES})
+        settings = {"row_type": "float32", "optimizer": "rowwise_adagrad"} | {name: vars(given)[name] for name in RANGES}
+        config = Config.of_preset(given.preset, out=given.out, **settings)
         on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         on_gpu = on_gpu and (given.replicas or torch.cuda.get_device_capability()[0] >= 8)  # FBGEMM's oldest: Ampere
         pairs, device = Pairs(config), f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
