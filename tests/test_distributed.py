@@ -133,17 +133,19 @@ def test_a_killed_rank_brings_the_group_back_from_its_last_checkpoint(run_folder
     launcher = ("--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.1", "--master-port", free_port())
     with open(tmp_path / "told", "w") as told:
         group = real.launch(run_folder, *SETTINGS, *arguments, launcher=launcher, told=told)
-    until, killed = time.monotonic() + real.SECONDS, None
+    until, killed, seen = time.monotonic() + real.SECONDS, None, set()
     while group.poll() is None and time.monotonic() < until:
         kept = list((run_folder / "distributed").glob("sharded/*/run.json"))
         ranks = [child for child in psutil.Process(group.pid).children() if MODULE in " ".join(child.cmdline())]
+        seen |= {rank.pid for rank in ranks}
         if not killed and len(kept) == 2 and len(ranks) == 2:
             killed = max(json.loads(path.read_text())["log"][-1]["pairs"] for path in kept)
             ranks[1].send_signal(signal.SIGKILL)
         time.sleep(0.02)
     text = (tmp_path / "told").read_text()
     assert group.wait(timeout=60) == 0, text
-    assert 0 < killed < 6 * len(Pairs(config_of(run_folder, 1)).contexts) and "-9" in text
+    assert 0 < killed < 6 * len(Pairs(config_of(run_folder, 1)).contexts)
+    assert len(seen) >= 4, "both ranks were started again"  # torchrun tells of -9, or of the other rank, which then ends too
     assert text.count("is trained: notebook 04") == 1 and largest_difference(tables(run_folder), by_one_process(run_folder, 2, 6)[0]) < 1e-5
 
 
