@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -175,6 +177,15 @@ def test_ranks_with_different_settings(run_folder):
     started = [real.start(rank, 2, port, run_folder, *SETTINGS, "--replicas", "--epochs", str(1 + rank)) for rank in range(2)]
     assert all("Rank 1 was not started as rank 0 was (epochs 1 there, 2 here)" in sentence_of(process) for process in started)
     assert not (run_folder / "distributed" / "log.csv").exists()
+
+
+def test_a_rank_ends_at_once():
+    """What it has told is told, but its interpreter does not wind up: torch aborts then where gloo's threads still hold tensors."""
+    code = f"import atexit, runpy; atexit.register(print, 'wound up'); print('told'); runpy.run_module('{MODULE}', run_name='__main__')"
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    command = [sys.executable, "-c", code, "--out", "nowhere"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=real.SECONDS)
+    assert (ended.returncode, ended.stdout) == (2, "told\n") and "Ranks are started by torchrun" in ended.stderr
 
 
 def test_a_checkpoint_of_another_training(replicas, tmp_path):

@@ -146,7 +146,6 @@ def train(config: Config, pairs: Pairs, replicas: bool = False, every: int = 0, 
     dist.all_gather_object(everyone, facts | {"replicas": replicas, "epochs": config.epochs})
     for other, theirs in enumerate(everyone):
         if differs := differences(everyone[0], theirs):
-            dist.barrier()  # so that none is gone before all know it
             raise ConfigError(f"Rank {other} was not started as rank 0 was ({'; '.join(differs)}): give all the same settings.")
     of_run = dataclasses.replace(config, out=str(Path(config.out).parent))  # where texts or pair shards are
     source = pair_source(of_run, pairs.indptr, pairs.contexts, pairs.fingerprint)
@@ -275,4 +274,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # what torchrec and fbgemm say of themselves
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # at once: an interpreter that winds up aborts where gloo's threads still let go of tensors
