@@ -145,7 +145,7 @@ def test_a_killed_rank_brings_the_group_back_from_its_last_checkpoint(run_folder
             ranks[1].send_signal(signal.SIGKILL)
         time.sleep(0.02)
     text = (tmp_path / "told").read_text()
-    assert group.wait(timeout=60) == 0, text
+    assert group.wait(timeout=real.SECONDS) == 0, text
     assert 0 < killed < 6 * len(Pairs(config_of(run_folder, 1)).contexts)
     assert len(seen) >= 4, "both ranks were started again"  # torchrun tells of -9, or of the other rank, which then ends too
     assert text.count("is trained: notebook 04") == 1 and largest_difference(tables(run_folder), by_one_process(run_folder, 2, 6)[0]) < 1e-5

@@ -69,7 +69,7 @@ def opened(browser, page):
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0, "it needs nothing but itself"
 
 
-def until(holds, seconds: float = 20) -> None:
+def until(holds, seconds: float = 120) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not holds():

@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on(run):
         "train(c, Pairs(c))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(list(c.folder("checkpoints").glob("[0-9]*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
