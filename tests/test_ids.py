@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyarrow.dataset import dataset
 
 from helpers.config import Config
-from helpers.corpus import citations, dumps, shards
+from helpers.corpus import citations, shards
 from helpers.corpus.build import build_corpus, open_corpus
 from helpers.corpus.keys import HASHED, NONE, KeyTable, _mixed, ids_of, keys_of
 from helpers.errors import DumpError
@@ -172,7 +172,6 @@ def test_a_corpus_is_what_a_plain_dict_of_the_last_records_says(tmp_path_factory
     c = Config.of_preset("cs", subset="all", out=str(folder / "run"), dumps=paths, first_year=1950, keep_unrecorded=keep_unrecorded)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("helpers.corpus.records.BATCH_RECORDS", at_a_time)
-        patch.setattr(dumps, "CHUNK", 100)
         if not edges:
             with pytest.raises(DumpError, match=r"No citation is left|not one citation"):
                 build_corpus(c)

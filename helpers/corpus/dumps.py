@@ -24,7 +24,7 @@ from helpers.errors import DumpError, in_a_line
 
 ENDINGS = re.compile(r"^[^.].*\.(jsonl|json|csv|tsv|txt|parquet|h5|hdf5|gz|zip)$", re.IGNORECASE)  # of the files that a folder is read for
 FIRST_LINES = 200  # lines looked at to tell a format: the first ones may be malformed
-CHUNK = 1 << 19  # bytes read at a time
+CHUNK = 1 << 17  # bytes decompressed at a time
 MOST_LINE = 1 << 24  # bytes of the longest line that may be a record: a long record has a few MB
 DAMAGED = (zlib.error, isal_zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError)
 
@@ -100,7 +100,7 @@ def sentences(file, byte: Callable[[], int] | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int]]]:
+def opened(file: DumpFile) -> Iterator[tuple[io.BufferedReader, Callable[[], int]]]:
     """The file's bytes, decompressed; and a function that tells how many bytes of the file are read."""
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(zipfile.ZipFile(file.path)) if file.member else None
@@ -108,7 +108,7 @@ def opened(file: DumpFile) -> Iterator[tuple[io.BufferedIOBase, Callable[[], int
         stack.enter_context(sentences(file, whole.tell))
         stream = io.BufferedReader(whole, 1 << 20)
         if stream.peek(2)[:2] == b"\x1f\x8b":
-            stream = stack.enter_context(IGzipFile(fileobj=stream))
+            stream = io.BufferedReader(stack.enter_context(IGzipFile(fileobj=stream)), CHUNK)
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # Windows programs begin a text file with it
             stream.read(3)
         yield stream, whole.tell
@@ -120,7 +120,7 @@ def reader_of(file: DumpFile):
         if not file.path.stat().st_size or (file.member and not file.size):
             raise DumpError(f"{file} is empty (0 bytes); download it again.")
         with opened(file) as (stream, _):
-            first, packed = stream.readline(MOST_LINE), bool(file.member) or isinstance(stream, IGzipFile)
+            first, packed = stream.readline(MOST_LINE), not isinstance(stream.raw, io.FileIO)
         if first[:4] == b"\x89HDF":
             raise DumpError(f"{file} is HDF5: make tables of it by `python data/convert_ancestor.py {file} FOLDER`, and give that folder.")
         if first[:4] == b"PAR1":
@@ -148,18 +148,17 @@ def read(file: DumpFile, report: Report, on_bytes: Callable[[int], None] = lambd
     reader, done = reader_of(file), 0
     with sentences(file), opened(file) as (stream, place):
         of_table = isinstance(reader, tables.Table)
-        for batch in reader.batches(stream, report) if of_table else json_batches(_blocks(stream), file, reader, report):
+        for batch in reader.batches(stream, report) if of_table else json_batches(_lines(stream), file, reader, report):
             yield batch
             on_bytes(place() - done)
             done = place()
 
 
-def _blocks(stream) -> Iterator[bytes]:
-    # whole lines, as many as are read at a time; of a line over MOST_LINE a question mark stays, which is no record
-    while block := stream.read(CHUNK):
-        rest = stream.readline(MOST_LINE)
-        if len(rest) == MOST_LINE and not rest.endswith(b"\n"):
-            while rest and not rest.endswith(b"\n"):
-                rest = stream.readline(MOST_LINE)
-            block, rest = block[: block.rfind(b"\n") + 1], b"?\n"
-        yield block + rest
+def _lines(stream) -> Iterator[bytes]:
+    # of a line over MOST_LINE a question mark stays, which is no record
+    while line := stream.readline(MOST_LINE):
+        if len(line) == MOST_LINE and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MOST_LINE)
+            line = b"?"
+        yield line

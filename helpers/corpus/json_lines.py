@@ -1,31 +1,27 @@
-"""Lines of JSON -> batches: by what a record of each format is known, what of it is kept, and how blocks of lines are read."""
+"""Lines of JSON -> batches: by what a record of each format is known, what of it is kept, and how lines are read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from helpers.corpus import records
-from helpers.corpus.keys import SPACE
-from helpers.corpus.records import CITATIONS, OTHER_ENDS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
+from helpers.corpus.records import CITATIONS, OTHER_IDS, PAPERS, Report, batch_of, text, texts
 
 BAD_LINE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, AttributeError)
 BLANK = b" \t\r\n,[]"  # what stands between the records of a JSON array, one a line
-NO_IDS = msgspec.Raw(b"[]")
 OPENALEX_CS, OPENALEX = "17", "https://openalex.org/"
 JSON_FORMATS = []
 
 
-def _format(recognises: Callable[[dict], bool], fields: str, id_lists: str = "", schema: pa.Schema = PAPERS) -> Callable:
-    # recognises: whether a file with such a record is of this format; fields: those that are wanted; lists of ids stay JSON (msgspec.Raw);
-    # row: the values of the schema, as they come, lists of ids perhaps as JSON
+def _format(recognises: Callable[[dict], bool], fields: str, schema: pa.Schema = PAPERS) -> Callable:
+    # recognises: whether a file with such a record is of this format; fields: those that are wanted; row: the values of the schema, as
+    # they come
     def add(row: Callable[[msgspec.Struct], tuple]) -> None:
-        kinds = [(field, Any, None) for field in fields.split()] + [(field, msgspec.Raw, NO_IDS) for field in id_lists.split()]
-        record, name = msgspec.defstruct("Record", kinds, gc=False), row.__name__.strip("_")
+        record = msgspec.defstruct("Record", [(field, Any, None) for field in fields.split()], gc=False)
+        name = row.__name__.strip("_")
         JSON_FORMATS.append(SimpleNamespace(name=name, SCHEMA=schema, Record=record, recognises=recognises, row=row))
 
     return add
@@ -49,8 +45,7 @@ def _named(value, key: str) -> list[str]:
 # Semantic Scholar Open Research Corpus (checked against records of the 2018 release; `fieldsOfStudy` came in 2019)
 @_format(
     lambda record: "outCitations" in record or "inCitations" in record,
-    "id title year venue journalName fieldsOfStudy sources doi pmid",
-    id_lists="outCitations inCitations",
+    "id title year venue journalName fieldsOfStudy sources doi pmid outCitations inCitations",
 )
 def _s2_open_corpus(record) -> tuple:
     fields, sources, doi, pmid = record.fieldsOfStudy, record.sources, record.doi or None, record.pmid or None
@@ -68,22 +63,20 @@ def _short(url) -> str | None:
 # OpenAlex works (checked against records of the 2023 snapshot schema and the documented 2025 one)
 @_format(
     lambda record: "referenced_works" in record or str(record.get("id", "")).startswith(OPENALEX + "W"),
-    "id title display_name publication_year doi ids primary_topic concepts primary_location host_venue",
-    id_lists="referenced_works",
+    "id title display_name publication_year doi ids primary_topic concepts primary_location host_venue referenced_works",
 )
 def _openalex(record) -> tuple:
     topic_field = _mapping(_mapping(record.primary_topic).get("field"))
     concepts = record.concepts if isinstance(record.concepts, list) else []
     fields = _named([topic_field, *(concept for concept in concepts if _mapping(concept).get("level") == 0)], "display_name")
     venue = _mapping(_mapping(record.primary_location).get("source")) or _mapping(record.host_venue)
-    references = bytes(record.referenced_works).replace(b'"' + OPENALEX.encode(), b'"')
-    if b"/" in references or b"\\" in references:  # other addresses
-        references = msgspec.json.encode([_short(work) for work in texts(msgspec.json.decode(references))])
+    references = record.referenced_works if isinstance(record.referenced_works, list) else ()
+    references = [work.rpartition("/")[2] for work in references if isinstance(work, str)]
     title, ids = text(record.title) or text(record.display_name), _mapping(record.ids)
     doi, pmid = record.doi or ids.get("doi"), text(ids.get("pmid"))
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
     paper_id, venue = _short(record.id), text(venue.get("display_name"))
-    return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, msgspec.Raw(references), NO_IDS
+    return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, references, ()
 
 
 # Semantic Scholar Academic Graph (checked against records of the 2022 release). The papers name no citations and the citations have no
@@ -119,53 +112,22 @@ def _aminer(record) -> tuple:
     return paper_id, title, record.year, venue, fields, record.doi, None, True, False, references, ()
 
 
-def json_batches(blocks: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
-    """Batches of reader.SCHEMA from blocks of whole lines of JSON."""
-    decoder, schema = msgspec.json.Decoder(reader.Record), reader.SCHEMA
-
-    def add(rows: list[tuple], of_lines: Iterable[int]) -> None:
-        values = zip(schema.names, zip(*rows, strict=True), strict=False)
-        values = [(_id_lists(some),) if name in OTHER_ENDS else some for name, some in values]  # raises where a list of ids is no JSON
-        numbers.extend(of_lines)
-        for column, some in zip(columns, values, strict=False):
-            column.extend(some)
+def json_batches(lines: Iterator[bytes], file, reader: SimpleNamespace, report: Report) -> Iterator[pa.RecordBatch]:
+    """Batches of reader.SCHEMA from lines of JSON."""
+    decode, schema, rows, numbers = msgspec.json.Decoder(reader.Record).decode, reader.SCHEMA, [], []
 
     def batch() -> pa.RecordBatch:
-        no_id = "no id" if schema is CITATIONS else "malformed"
+        columns, no_id = list(zip(*rows, strict=True)) or [()] * len(schema), "no id" if schema is CITATIONS else "malformed"
         return batch_of(columns, schema, report, lambda i: f"{file.name}, line {numbers[i]}", no_id)
 
-    numbers, columns, first = [], [[] for _ in schema], 1
-    for block in blocks:
-        letters = np.frombuffer(block, np.uint8)
-        ends = np.flatnonzero(letters[:-1] == 10)
-        try:  # nearly always: a record a line (two in one line and a blank one would give the same count)
-            rows = [reader.row(record) for record in decoder.decode_lines(block)]
-            if len(rows) != len(ends) + 1 or letters[0] <= SPACE or (letters[ends + 1] <= SPACE).any():
-                raise ValueError
-            add(rows, range(first, first + len(rows)))
+    for number, line in enumerate(lines, 1):
+        try:
+            if line := line.strip(BLANK):  # the records of a JSON array have commas around them
+                rows.append(reader.row(decode(line)))
+                numbers.append(number)
         except BAD_LINE:
-            for number, line in enumerate(block.split(b"\n"), first):
-                try:
-                    if line := line.strip(BLANK):  # the records of a JSON array have commas around them
-                        add([reader.row(decoder.decode(line))], [number])
-                except BAD_LINE:
-                    report.drop(schema, "malformed", f"{file.name}, line {number}")
-        first += len(ends) + 1
-        if len(numbers) >= records.BATCH_RECORDS:
+            report.drop(schema, "malformed", f"{file.name}, line {number}")
+        if len(rows) == records.BATCH_RECORDS:
             yield batch()
-            numbers, columns = [], [[] for _ in schema]
+            rows, numbers = [], []
     yield batch()
-
-
-def _id_lists(values: tuple) -> pa.Array:
-    # Lists of ids, in Python or as JSON; what is not a string is left out. Raises BAD_LINE where one is not JSON
-    if type(values[0]) is msgspec.Raw:
-        text, ends = b"".join(values), np.cumsum([0, *map(len, values)], dtype=np.int32)
-        lists = pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(text)])
-        listed = pc.starts_with(lists, '["')
-        whole = pc.all(pc.if_else(listed, pc.ends_with(lists, '"]'), pc.equal(lists, b"[]")))
-        ids = pc.split_pattern(pc.if_else(listed, pc.binary_slice(lists, 2, -2), None), '", "' if b" " in text else '","')
-        if whole.as_py() and b"\\" not in text and text.count(b'"') == 2 * len(ids.values):  # nothing but strings
-            return pa.ListArray.from_arrays(ids.offsets, ids.values.cast(pa.string()))
-        values = [value if isinstance(value, list) else () for value in map(msgspec.json.decode, values)]
-    return records.array_of(values, records.TEXTS)

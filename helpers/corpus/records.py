@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from helpers.errors import DumpError
 
-BATCH_RECORDS = 20_000  # records a batch: large enough for Arrow's speed, about 20 MB of text
+BATCH_RECORDS = 10_000  # records a batch: large enough for Arrow's speed, some 20 MB of Python's objects
 YEAR = re.compile(r"\s*(\d{4})(\.0)?\s*", re.ASCII)
 SPACES = "".join(mark for mark in map(chr, range(1 << 14)) if mark <= " " or mark.isspace())  # no part of an id at its ends
 UNTIDY = r"^$|^ | $|  |[\x00-\x1f\x7f-\x{bf}\x{1000}-\x{3fff}]"  # matches every text that `text` changes, and few others
@@ -94,14 +94,16 @@ def _year(value, report: Report, place: str) -> int | None:
 
 
 def batch_of(columns: list, schema: pa.Schema, report: Report, place: Callable[[int], str], no_id: str) -> pa.RecordBatch:
-    """A batch of `schema`; its columns come as raw values or as Arrow arrays, whole or in pieces; counts the records and what they lack."""
+    """A batch of `schema`; its columns come as raw values or as Arrow arrays; counts the records and what they lack."""
     # place: where a row stands in the file; no_id: the reason by which a record without an id is dropped
-    if schema is PAPERS and isinstance(years := columns[2], list):
+    if schema is PAPERS and not isinstance(years := columns[2], pa.Array):
         columns[2] = [v if type(v) is int and FIRST_YEAR <= v <= LAST_YEAR else _year(v, report, place(i)) for i, v in enumerate(years)]
     batch = pa.RecordBatch.from_arrays([array_of(*column) for column in zip(columns, schema.types, strict=True)], schema=schema)
     for name, (around, form) in BARE.items() if schema is PAPERS else ():
-        ids = pc.replace_substring_regex(pc.ascii_lower(batch[name]), around, "")
-        ids = pc.if_else(pc.match_substring_regex(ids, form), ids, None)
+        ids = pc.ascii_lower(batch[name])
+        if not pc.all(pc.match_substring_regex(ids, form)).as_py():
+            ids = pc.replace_substring_regex(ids, around, "")
+            ids = pc.if_else(pc.match_substring_regex(ids, form), ids, None)
         batch = batch.set_column(PAPERS.names.index(name), PAPERS.field(name), ids)
     for i in np.flatnonzero(batch["title"].is_null()) if schema is PAPERS else ():
         report.lacks("no title", place(i))
@@ -117,8 +119,8 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
     """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
     if isinstance(values, pa.Array):
         return values
-    if values and isinstance(values[0], pa.Array):
-        return pa.concat_arrays(values)
+    if kind == TEXTS:
+        values = [some if type(some) is list else () for some in values]  # of a string Arrow would make a list of letters
     try:
         array = pa.array(values, kind)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):

@@ -25,7 +25,7 @@ from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
-from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
+from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
 from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
 from helpers.errors import ArtefactError
 from helpers.progress import progress
@@ -129,7 +129,7 @@ def write_shard(file: dumps.DumpFile | Shard, shard: Path, settings: dict, on_by
 class _Writer:
     # the open files of one shard
     def __init__(self, folder: Path, stack: contextlib.ExitStack):
-        self.folder, self.stack, self.files, self.seen = folder, stack, {}, KeyTable()
+        self.folder, self.stack, self.files, self.seen = folder, stack, {}, KeyTable(MOST_SEEN)
 
     def write(self, name: str, columns: dict[str, np.ndarray | pa.Array]) -> None:
         batch = pa.RecordBatch.from_pydict(columns)
@@ -142,12 +142,14 @@ class _Writer:
         keys, checks = keys_of(ids)
         hashed = np.flatnonzero((keys >= HASHED) & (keys != NONE))
         if self.seen.count > MOST_SEEN:
-            self.seen = KeyTable()
+            self.seen = KeyTable(MOST_SEEN)
         # two ids of one key are two names here, and told apart when they are numbered
         last, numbers = self.seen.count - 1, self.seen.find(keys[hashed] ^ checks[hashed], add=True)
         new = hashed[np.diff(np.maximum.accumulate(np.append(last, numbers))) > 0]  # numbers are given in order of appearance
         if len(new):
-            self.write("names", {"id": pc.utf8_trim(ids.take(pa.array(new)), SPACES)})  # as their keys are made
+            names = ids.take(pa.array(new))
+            tidy = np.frombuffer(names.buffers()[2], np.uint8).min() > SPACE
+            self.write("names", {"id": names if tidy else pc.utf8_trim(names, SPACES)})  # as their keys are made
         return keys
 
     def add_papers(self, batch: pa.RecordBatch, inside: np.ndarray, report: Report) -> None:
