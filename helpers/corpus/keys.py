@@ -30,18 +30,19 @@ def _mixed(h):
 @numba.njit(cache=True, nogil=True)
 def _keys(offsets, text, keys, checks):
     # Change keys, of NONE, and checks, of 0, as the ids say
+    one, eight = np.uint64(1), np.uint64(8)  # signed places might be negative: each access would test that
     for i in range(len(keys)):
-        first, last = offsets[i], offsets[i + 1]
+        first, last = np.uint64(offsets[i]), np.uint64(offsets[i + 1])
         while first < last and text[first] <= SPACE:
-            first += 1
-        while first < last and text[last - 1] <= SPACE:
-            last -= 1
+            first += one
+        while first < last and text[last - one] <= SPACE:
+            last -= one
         if first == last:
             continue
         letter, digits, number = np.uint64(0), first, np.uint64(0)
-        if last - first > 1 and (65 <= text[first] <= 90 or 97 <= text[first] <= 122):
-            letter, digits = np.uint64(text[first]), first + 1
-        plain = last - digits <= 15 and (text[digits] != 48 or last - digits == 1)
+        if last - first > one and (65 <= text[first] <= 90 or 97 <= text[first] <= 122):
+            letter, digits = np.uint64(text[first]), first + one
+        plain = last - digits <= 15 and (text[digits] != 48 or last - digits == one)
         for p in range(digits, last if plain else digits):
             plain = plain and 48 <= text[p] <= 57
             number = number * np.uint64(10) + np.uint64(text[p] - 48)
@@ -49,10 +50,14 @@ def _keys(offsets, text, keys, checks):
             keys[i] = letter << np.uint64(LETTER) | number
             continue
         h, check = np.uint64(last - first), np.uint64(0x9E3779B97F4A7C15)
-        for p in range(first, last, 8):
+        for p in range(first, last, eight):
             word = np.uint64(0)
-            for q in range(p, min(p + 8, last)):
-                word = word << np.uint64(8) | np.uint64(text[q])
+            if last - p >= eight:
+                for q in range(eight):  # of a known length: compiled to one load
+                    word = word << eight | np.uint64(text[p + q])
+            else:
+                for q in range(p, last):
+                    word = word << eight | np.uint64(text[q])
             h = _mixed(h ^ word)
             check = (check ^ word) * np.uint64(0x2545F4914F6CDD1D)
             check ^= check >> np.uint64(29)
