@@ -57,7 +57,7 @@ def _s2_open_corpus(record) -> tuple:
 
 def _short(url) -> str | None:
     # `W123` from `https://openalex.org/W123`
-    return text(url).rsplit("/", 1)[-1] if text(url) else None
+    return url.rpartition("/")[2] if type(url) is str else None
 
 
 # OpenAlex works (checked against records of the 2023 snapshot schema and the documented 2025 one)
@@ -70,12 +70,12 @@ def _openalex(record) -> tuple:
     concepts = record.concepts if isinstance(record.concepts, list) else []
     fields = _named([topic_field, *(concept for concept in concepts if _mapping(concept).get("level") == 0)], "display_name")
     venue = _mapping(_mapping(record.primary_location).get("source")) or _mapping(record.host_venue)
-    references = record.referenced_works if isinstance(record.referenced_works, list) else ()
-    references = [work.rpartition("/")[2] for work in references if isinstance(work, str)]
-    title, ids = text(record.title) or text(record.display_name), _mapping(record.ids)
+    references = record.referenced_works if type(record.referenced_works) is list else ()
+    references = [work.rpartition("/")[2] for work in references if type(work) is str]
+    title, ids = record.title or record.display_name, _mapping(record.ids)
     doi, pmid = record.doi or ids.get("doi"), text(ids.get("pmid"))
     is_cs = _short(str(topic_field.get("id", ""))) == OPENALEX_CS or "Computer science" in fields
-    paper_id, venue = _short(record.id), text(venue.get("display_name"))
+    paper_id, venue = _short(record.id), venue.get("display_name")
     return paper_id, title, record.publication_year, venue, fields, doi, pmid, is_cs, pmid is not None, references, ()
 
 
