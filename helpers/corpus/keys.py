@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from helpers.corpus.records import SPACE
 from helpers.prefetch import prefetch
 
 NONE = np.uint64(2**64 - 1)  # no id; an empty slot
 HASHED = np.uint64(1 << 63)
 LETTER = 56  # bit at which the letter of a key begins
-SPACE = 32  # the highest ASCII code of white space and control characters
 AHEAD = 24  # keys prefetched ahead
 FULLEST = 0.6  # share of the table's slots in use before it grows
 

@@ -25,8 +25,8 @@ from helpers.artefacts import new_folder, read_json, write_json
 from helpers.config import REMOTE, Config
 from helpers.corpus import dumps
 from helpers.corpus.download import Shard, download, shards_of
-from helpers.corpus.keys import HASHED, NONE, SPACE, KeyTable, keys_of
-from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACES, Report
+from helpers.corpus.keys import HASHED, NONE, KeyTable, keys_of
+from helpers.corpus.records import CITATIONS, KEPT, LAST_YEAR, OTHER_ENDS, OTHER_IDS, SPACE, SPACES, Report
 from helpers.errors import ArtefactError
 from helpers.progress import progress
 
