@@ -244,10 +244,18 @@ def test_any_json_in_any_field_harms_no_other_record(name, data):
         assert (kept[paper]["title"], kept[paper]["references"]) == ("T", ["W9"])
 
 
-@given(lists=st.lists(st.lists(st.text('ab0\\"[],\n é\ud800') | st.none() | st.integers()) | st.lists(st.text("0af")) | JSON, min_size=1))
+@given(lists=st.lists(st.lists(st.text('ab0\\"[],\n é\ud800') | st.none() | st.integers() | JSON) | st.lists(st.text("0af")), min_size=1))
 def test_of_lists_of_ids_the_strings_are_read(lists):
     read = records.array_of(lists, records.TEXTS).to_pylist()
     assert [records.texts(some) for some in read] == [records.texts(some) for some in lists]
+
+
+@pytest.mark.parametrize("value", ['"abc"', '{"a": "b"}', "5", "null", "true"])
+def test_what_is_no_list_of_ids_has_none(tmp_path, value):
+    s2_record, work = f'{{"id": "W1", "title": "T", "outCitations": {value}}}', f'{{"id": "W1", "title": "T", "referenced_works": {value}}}'
+    for name, record in (("s2.jsonl", s2_record), ("works.jsonl", work)):
+        (tmp_path / name).write_text(record + "\n")
+        assert [row["references"] for row in rows_of(tmp_path / name)] == [[]]
 
 
 @pytest.mark.parametrize("fields", ['[null, "Biology"]', '["Biology", 5, {}]', '["Biology", ["Biology"]]', '["Biology", "\\u0000"]'])

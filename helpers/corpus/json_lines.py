@@ -52,7 +52,9 @@ def _s2_open_corpus(record) -> tuple:
     fields, sources = fields if type(fields) is list else (), sources if type(sources) is list else ()
     is_cs, is_medline = "Computer Science" in fields if fields else "DBLP" in sources, "Medline" in sources or pmid is not None
     venue = record.venue or record.journalName
-    return record.id, record.title, record.year, venue, fields, doi, pmid, is_cs, is_medline, record.outCitations, record.inCitations
+    cites, cited_by = record.outCitations, record.inCitations
+    cites, cited_by = cites if type(cites) is list else (), cited_by if type(cited_by) is list else ()  # of a text Arrow makes letters
+    return record.id, record.title, record.year, venue, fields, doi, pmid, is_cs, is_medline, cites, cited_by
 
 
 def _short(url) -> str | None:

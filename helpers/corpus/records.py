@@ -120,8 +120,6 @@ def array_of(values, kind: pa.DataType) -> pa.Array:
     """Values as an Arrow array; what is not of the kind, or not UTF-8, is left out of lists or made null."""
     if isinstance(values, pa.Array):
         return values
-    if kind == TEXTS:
-        values = [some if type(some) is list else () for some in values]  # of a string Arrow would make a list of letters
     try:
         array = pa.array(values, kind)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
