@@ -250,12 +250,12 @@ def test_of_lists_of_ids_the_strings_are_read(lists):
     assert [records.texts(some) for some in read] == [records.texts(some) for some in lists]
 
 
-@pytest.mark.parametrize("value", ['"abc"', '{"a": "b"}', "5", "null", "true"])
-def test_what_is_no_list_of_ids_has_none(tmp_path, value):
+@pytest.mark.parametrize("value", ['"abc"', '{"a": "b"}', "5", "null", "true", '["W2","\\u0057\\"3", 5, [null], {}, true, "é]"]'])
+def test_the_strings_of_a_list_of_ids_are_read_and_what_is_no_list_has_none(tmp_path, value):
     s2_record, work = f'{{"id": "W1", "title": "T", "outCitations": {value}}}', f'{{"id": "W1", "title": "T", "referenced_works": {value}}}'
     for name, record in (("s2.jsonl", s2_record), ("works.jsonl", work)):
-        (tmp_path / name).write_text(record + "\n")
-        assert [row["references"] for row in rows_of(tmp_path / name)] == [[]]
+        (tmp_path / name).write_text(record + "\n", encoding="utf-8")
+        assert [row["references"] for row in rows_of(tmp_path / name)] == [["W2", 'W"3', "é]"] if value[0] == "[" else []]
 
 
 @pytest.mark.parametrize("fields", ['[null, "Biology"]', '["Biology", 5, {}]', '["Biology", ["Biology"]]', '["Biology", "\\u0000"]'])
